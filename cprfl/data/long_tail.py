@@ -1,0 +1,80 @@
+"""Class counts, head/medium/tail groups, and the construction of a long tail (Wu et al., ECCV 2020)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import PositiveFloat, PositiveInt
+from scipy.stats import pareto
+
+from cprfl.config import Config
+from cprfl.data.manifest import TRAIN, Manifest
+from cprfl.errors import DatasetError
+
+GroupName = Literal["head", "medium", "tail"]
+
+
+def class_counts(manifest: Manifest) -> np.ndarray:
+    """Training images per class, int64 [c]."""
+    return manifest.split(TRAIN).targets().sum(axis=0).astype(np.int64)
+
+
+def groups(counts: np.ndarray, head: int = 100, tail: int = 20) -> dict[GroupName, np.ndarray]:
+    """Class indices of each group: head has ``counts >= head``, tail ``counts < tail``, medium what lies between."""
+    counts = np.asarray(counts)
+    return {
+        "head": np.flatnonzero(counts >= head),
+        "medium": np.flatnonzero((counts >= tail) & (counts < head)),
+        "tail": np.flatnonzero(counts < tail),
+    }
+
+
+class ParetoConfig(Config):
+    """Make the training split long-tailed.
+
+    ``max_count`` and ``min_count`` bound the reference count of the most and the least frequent class; ``power`` is
+    the Pareto distribution's b (6 in the paper).
+    """
+
+    max_count: PositiveInt
+    min_count: PositiveInt = 1
+    power: PositiveFloat = 6.0
+    seed: int = 0
+
+
+def pareto_counts(num_classes: int, config: ParetoConfig) -> np.ndarray:
+    """Reference counts, int64 [c], descending: int(pdf(x) (max - min) / b + min), x evenly from ppf(0) to ppf(.99)."""
+    x = np.linspace(pareto.ppf(0, config.power), pareto.ppf(0.99, config.power), num_classes)
+    span = config.max_count - config.min_count
+    return (pareto.pdf(x, config.power) * span / config.power + config.min_count).astype(np.int64)
+
+
+def make_long_tailed(manifest: Manifest, config: ParetoConfig) -> Manifest:
+    """Draw a long-tailed training split from ``manifest``'s; the other splits stay as they are.
+
+    Classes are walked by descending column sums of the conditional co-occurrence P(class | i): below its reference
+    count a class gets random further images, above it random ones already chosen are dropped; either changes the
+    counts of all labels of that image, so that the counts reached only approach the reference (as in the published
+    construction).
+
+    Raises:
+        DatasetError: where a class has no training image to draw from.
+    """
+    targets = manifest.split(TRAIN).targets().astype(bool)
+    totals = targets.sum(axis=0)
+    if (totals == 0).any():
+        missing = [manifest.class_names[i] for i in np.flatnonzero(totals == 0)]
+        raise DatasetError(f"long_tail: no training image of {', '.join(missing)}; drop the class or add images")
+    conditional = (targets.T.astype(float) @ targets) / totals[:, None]
+    rng = np.random.default_rng(config.seed)
+    chosen = np.zeros(len(targets), dtype=bool)
+    reference = pareto_counts(len(totals), config)
+    for wanted, name in zip(reference, np.argsort(-conditional.sum(axis=0), kind="stable"), strict=True):
+        surplus = int(targets[chosen, name].sum() - wanted)
+        pool = np.flatnonzero(targets[:, name] & (chosen if surplus > 0 else ~chosen))
+        chosen[rng.choice(pool, size=min(abs(surplus), len(pool)), replace=False)] = surplus < 0
+    train_rows = np.flatnonzero(np.array(manifest.splits, dtype=str) == TRAIN)
+    keep = np.ones(len(manifest), dtype=bool)
+    keep[train_rows[~chosen]] = False
+    return manifest.select(np.flatnonzero(keep))

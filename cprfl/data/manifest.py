@@ -1,0 +1,117 @@
+"""The manifest: one row an image, wherever its labels came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cprfl.data.files import fingerprint, write_aside
+from cprfl.errors import DatasetError
+
+TRAIN, TEST = "train", "test"
+
+_SCHEMA = pa.schema(
+    [("image_id", pa.string()), ("uri", pa.string()), ("split", pa.string()), ("labels", pa.list_(pa.int16()))]
+)
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Thresholds on training images per class: head >= ``head``, tail < ``tail``, medium between."""
+
+    head: int = 100
+    tail: int = 20
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Images with their labels, as every reader makes them.
+
+    Attributes:
+        class_names: names of the c classes; ``labels`` index into them.
+        image_ids: unique within the manifest.
+        uris: where each image is (path or URI; ``synthetic:`` for rendered scenes).
+        splits: ``train``, ``val`` or ``test``, for each image.
+        labels: class indices, ascending, for each image; empty where no class is present.
+        groups: thresholds of head, medium and tail.
+    """
+
+    class_names: tuple[str, ...]
+    image_ids: tuple[str, ...]
+    uris: tuple[str, ...]
+    splits: tuple[str, ...]
+    labels: tuple[tuple[int, ...], ...]
+    groups: Groups = field(default_factory=Groups)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def select(self, rows: Sequence[int] | np.ndarray) -> Manifest:
+        """The manifest of these rows, in this order."""
+        return replace(
+            self,
+            image_ids=tuple(self.image_ids[row] for row in rows),
+            uris=tuple(self.uris[row] for row in rows),
+            splits=tuple(self.splits[row] for row in rows),
+            labels=tuple(self.labels[row] for row in rows),
+        )
+
+    def split(self, name: str) -> Manifest:
+        """The rows of one split."""
+        return self.select(np.flatnonzero(np.array(self.splits, dtype=str) == name))
+
+    def targets(self) -> np.ndarray:
+        """Multi-hot targets, float32 [n, c]."""
+        targets = np.zeros((len(self), len(self.class_names)), dtype=np.float32)
+        for row, labels in enumerate(self.labels):
+            targets[row, list(labels)] = 1
+        return targets
+
+    @cached_property
+    def digest(self) -> str:
+        """Fingerprint of the images' ids, splits, labels and of the class names: what the data set says."""
+        return fingerprint([self.class_names, self.image_ids, self.splits, self.labels])
+
+    def write(self, path: Path) -> None:
+        """Write as Parquet, whole or not at all."""
+        metadata = {
+            "version": _VERSION,
+            "class_names": self.class_names,
+            "groups": {"head": self.groups.head, "tail": self.groups.tail},
+        }
+        table = pa.table(
+            [list(self.image_ids), list(self.uris), list(self.splits), [list(labels) for labels in self.labels]],
+            schema=_SCHEMA.with_metadata({"cprfl.manifest": json.dumps(metadata, ensure_ascii=False)}),
+        )
+        with write_aside(path) as aside:
+            pq.write_table(table, aside)
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest:
+        """Read what `write` wrote.
+
+        Raises:
+            DatasetError: where there is no manifest, or one of another version.
+        """
+        if not path.exists():
+            raise DatasetError(f"{path}: no manifest here; `cprfl preprocess CONFIG` writes it")
+        table = pq.read_table(path)
+        metadata = json.loads((table.schema.metadata or {}).get(b"cprfl.manifest", b"{}"))
+        if metadata.get("version") != _VERSION:
+            raise DatasetError(f"{path}: not a manifest of version {_VERSION}; `cprfl preprocess CONFIG` writes one")
+        return cls(
+            class_names=tuple(metadata["class_names"]),
+            image_ids=tuple(table["image_id"].to_pylist()),
+            uris=tuple(table["uri"].to_pylist()),
+            splits=tuple(table["split"].to_pylist()),
+            labels=tuple(tuple(labels) for labels in table["labels"].to_pylist()),
+            groups=Groups(**metadata["groups"]),
+        )

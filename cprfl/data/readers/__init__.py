@@ -1,0 +1,1 @@
+"""Annotations of several formats, each read into one `Manifest`."""

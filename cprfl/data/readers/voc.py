@@ -1,0 +1,65 @@
+"""Pascal VOC: one XML file an image, and ImageSets/Main/<set>.txt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+from cprfl.config import Config, DataPath
+from cprfl.data.readers.base import DatasetConfig, Row, SplitName, class_index, read_lines
+from cprfl.errors import DatasetError
+
+VOC_CLASSES = [
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+]  # fmt: skip
+
+
+class VocSplit(Config):
+    """A folder with JPEGImages, Annotations and ImageSets, and the set of images to take from it."""
+
+    root: DataPath
+    image_set: str
+
+
+class VocDataset(DatasetConfig):
+    """Image-level labels of VOC's objects; ``difficult`` tells whether objects marked so count."""
+
+    name: Literal["voc"] = "voc"
+    splits: dict[SplitName, VocSplit]
+    classes: list[str] = VOC_CLASSES
+    difficult: bool = True
+
+    def read_rows(self) -> tuple[list[str], dict[SplitName, list[Row]]]:
+        """The configured class names, and the rows of each image set."""
+        return self.classes, {split: self._read_set(source) for split, source in self.splits.items()}
+
+    def _read_set(self, source: VocSplit) -> list[Row]:
+        listing = f"{source.root}/ImageSets/Main/{source.image_set}.txt"
+        index = {name: position for position, name in enumerate(self.classes)}
+        year = Path(source.root).name  # VOC2007 and VOC2012 both have numbers that may meet
+        rows = []
+        for number, line in read_lines(listing, "image set"):
+            image = line.split()[0]
+            path = f"{source.root}/Annotations/{image}.xml"
+            labels = [class_index(name, index, path) for name in self._objects(path, f"{listing}, line {number}")]
+            uri = f"{source.root}/JPEGImages/{image}.jpg"
+            rows.append(Row(f"{year}/{image}", uri, labels, f"{listing}, line {number}"))
+        return rows
+
+    def _objects(self, path: str, where: str) -> list[str]:
+        if not Path(path).is_file():
+            raise DatasetError(f"{path}: annotation not found, though {where} lists it")
+        try:
+            objects = ElementTree.parse(path).getroot().findall("object")
+        except ElementTree.ParseError as error:
+            raise DatasetError(f"{path}: not XML: {error}") from None
+        names = []
+        for position, element in enumerate(objects):
+            name = (element.findtext("name") or "").strip()
+            if not name:
+                raise DatasetError(f"{path}, object {position}: no <name>")
+            if self.difficult or (element.findtext("difficult") or "0").strip() != "1":
+                names.append(name)
+        return names
