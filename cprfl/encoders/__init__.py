@@ -1,0 +1,1 @@
+"""Images to grid features, class names to text embeddings."""

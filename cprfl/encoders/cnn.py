@@ -1,0 +1,73 @@
+"""torchvision's CNNs as encoders: ResNet-50, ResNet-101 and SqueezeNet 1.1 trained on ImageNet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from cprfl.config import DataPath
+from cprfl.encoders.image import STATISTICS, ImageEncoder, ImageEncoderConfig, freeze
+from cprfl.encoders.weights import check_keys, from_hub, load_weights
+from cprfl.errors import WeightsError
+from cprfl.torchvision_cpu import ensure_torchvision
+
+
+class CnnEncoder(ImageEncoder):
+    """The convolutional part of a torchvision model; the global feature is the mean over its grid."""
+
+    class Config(ImageEncoderConfig):
+        """``pretrained``: a tag of torchvision's weights or ``random``; ``weights``: a local file instead."""
+
+        name: Literal["torchvision"] = "torchvision"
+        model: Literal["resnet50", "resnet101", "squeezenet1_1"]
+        pretrained: str = "IMAGENET1K_V1"
+        weights: DataPath | None = None
+
+        def build(self, cache_dir: Path) -> CnnEncoder:
+            """The frozen CNN.
+
+            Raises:
+                WeightsError: where the weights cannot be had or do not fit.
+            """
+            return freeze(CnnEncoder(self, _load(self)))  # type: ignore[return-value]
+
+    def __init__(self, config: Config, cnn: Any) -> None:
+        super().__init__(config, config.image_size or 224, STATISTICS["imagenet"])
+        if config.model.startswith("resnet"):
+            stem = [cnn.conv1, cnn.bn1, cnn.relu, cnn.maxpool]
+            self.cnn = nn.Sequential(*stem, cnn.layer1, cnn.layer2, cnn.layer3, cnn.layer4)
+        else:
+            self.cnn = cnn.features
+
+    def encode(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """See `ImageEncoder.encode`."""
+        grid_BDhw = self.cnn(images_B3HW)
+        return grid_BDhw, grid_BDhw.mean(dim=(2, 3))
+
+
+def _load(config: CnnEncoder.Config) -> nn.Module:
+    ensure_torchvision()
+    from torchvision import models
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        cnn: nn.Module = models.get_model(config.model, weights=None)
+    if config.weights is not None:
+        source, state = config.weights, load_weights(config.weights)
+    elif config.pretrained == "random":
+        return cnn
+    else:
+        tags = models.get_model_weights(config.model)
+        source = config.pretrained
+        if source not in tags.__members__:
+            raise WeightsError(f"{config.model}: no weights {source!r}; tags: {', '.join(tags.__members__)}")
+        state = from_hub(
+            lambda: tags[source].get_state_dict(check_hash=True, weights_only=True),
+            config.model, source, "encoder.weights",
+        )  # fmt: skip
+    head = {name: value for name, value in cnn.state_dict().items() if name.startswith(("fc.", "classifier."))}
+    check_keys(cnn.load_state_dict(head | state, strict=False), source, config.model)  # a file may lack the classifier
+    return cnn

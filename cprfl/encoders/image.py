@@ -1,0 +1,141 @@
+"""What all image encoders share: grid features before pooling, a global feature, the transform, a fingerprint.
+
+Shapes: B images, V grid cells (row by row), D channels of a cell, E channels of the global feature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from cprfl.config import Config
+from cprfl.data.files import fingerprint
+from cprfl.torchvision_cpu import ensure_torchvision
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each colour
+
+STATISTICS: dict[str, Statistics] = {
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+
+
+class Encoded(NamedTuple):
+    """``grid_BVD`` is taken before pooling; ``global_BE`` is the tower's own summary of the image."""
+
+    grid_BVD: Tensor
+    global_BE: Tensor
+
+
+class ImageEncoderConfig(Config):
+    """Settings of every image encoder.
+
+    ``resize``: squash the whole image into the square, or resize its shorter side and crop the centre (which loses
+    objects at the edges). ``normalize``: colour statistics; ``none`` feeds [0, 1] as the released CPRFL does.
+    ``pool``: average the grid to pool x pool cells. ``views``: 1 plain view and views - 1 augmented ones.
+    """
+
+    image_size: PositiveInt | None = None
+    resize: Literal["squash", "crop"] = "squash"
+    normalize: Literal["own", "clip", "imagenet", "none"] = "own"
+    pool: PositiveInt | None = None
+    views: int = Field(default=1, ge=1, le=127)
+    batch_size: PositiveInt = 32
+
+    @abstractmethod
+    def build(self, cache_dir: Path) -> ImageEncoder:
+        """The frozen encoder, in evaluation mode; ``cache_dir`` is where weights made here are kept."""
+
+
+class ImageEncoder(nn.Module):
+    """An image tower that gives the grid before pooling and the global feature.
+
+    Args:
+        config: its settings.
+        image_size: side of the square input, in pixels.
+        statistics: mean and standard deviation of each colour.
+    """
+
+    def __init__(self, config: ImageEncoderConfig, image_size: int, statistics: Statistics) -> None:
+        super().__init__()
+        self.config = config
+        self.image_size = image_size
+        self.statistics = statistics if config.normalize == "own" else STATISTICS[config.normalize]
+        self.register_buffer("mean", torch.tensor(self.statistics[0]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.statistics[1]).view(3, 1, 1), persistent=False)
+
+    @abstractmethod
+    def encode(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """Grid features [B, D, h, w] and global features [B, E] of normalised images."""
+
+    def forward(self, images_B3HW: Tensor) -> Encoded:
+        """Encode images with values in [0, 1] as `transform` makes them."""
+        grid_BDhw, global_BE = self.encode((images_B3HW - self.mean) / self.std)
+        if self.config.pool is not None:
+            grid_BDhw = F.adaptive_avg_pool2d(grid_BDhw, self.config.pool)
+        return Encoded(grid_BDhw.flatten(2).transpose(1, 2), global_BE)
+
+    def transform(self, image: Image.Image, view: int = 0, seed: int = 0) -> Tensor:
+        """The square input [3, H, W] with values in [0, 1].
+
+        View 0 is the plain image; a further view is a random crop of at least half its area, flipped half the time,
+        and follows from ``seed``.
+        """
+        ensure_torchvision()
+        from torchvision.transforms.v2 import functional as TF
+
+        size = self.image_size
+        if view > 0:
+            image = _augment(image, torch.Generator().manual_seed(seed * 128 + view))
+        if self.config.resize == "squash":
+            image = image.resize((size, size), Image.Resampling.BICUBIC)
+        else:
+            scale = size / min(image.size)
+            width, height = (max(size, round(side * scale)) for side in image.size)
+            image = TF.center_crop(image.resize((width, height), Image.Resampling.BICUBIC), [size, size])
+        pixels: Tensor = TF.pil_to_tensor(image)
+        return pixels.float().div_(255)
+
+    @property
+    def transform_description(self) -> dict[str, Any]:
+        """All that determines what `transform` and the normalisation make of an image."""
+        return {"size": self.image_size, "resize": self.config.resize, "statistics": self.statistics}
+
+    def fingerprint(self) -> str:
+        """Changes with the settings, the transform and every weight."""
+        ignored = {"batch_size", "pretrained", "weights"}  # the digest below says which weights these are
+        settings = self.config.model_dump(mode="json", exclude=ignored)
+        return fingerprint([settings, self.transform_description, weights_digest(self)])
+
+
+def weights_digest(module: nn.Module) -> str:
+    """SHA-256 over names, types and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def freeze(encoder: ImageEncoder) -> ImageEncoder:
+    """Evaluation mode, no gradients."""
+    return encoder.eval().requires_grad_(False)
+
+
+def _augment(image: Image.Image, generator: torch.Generator) -> Image.Image:
+    area, aspect, left, top, flip = torch.rand(5, generator=generator).tolist()
+    scale, ratio = (0.5 + 0.5 * area) ** 0.5, (3 / 4) ** (1 - 2 * aspect)
+    width = min(image.width, round(image.width * scale * ratio**0.5))
+    height = min(image.height, round(image.height * scale / ratio**0.5))
+    x, y = round(left * (image.width - width)), round(top * (image.height - height))
+    cropped = image.crop((x, y, x + max(width, 1), y + max(height, 1)))
+    return cropped.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip < 0.5 else cropped

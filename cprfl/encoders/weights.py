@@ -1,0 +1,69 @@
+"""Weights from a local file or a pretrained tag, never unpickled."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cprfl.errors import WeightsError
+
+Loaded = TypeVar("Loaded")
+
+
+def load_weights(path: str) -> dict[str, Tensor]:
+    """A state dict from safetensors, or from a torch file that holds tensors only.
+
+    Keys of a checkpoint's ``state_dict`` entry are taken, and a ``module.`` prefix is dropped.
+
+    Raises:
+        WeightsError: where the file is missing, is damaged or would need unpickling.
+    """
+    if not Path(path).is_file():
+        raise WeightsError(f"{path}: weights file not found; check the path and data_root")
+    try:
+        if path.endswith(".safetensors"):
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise WeightsError(
+            f"{path}: not a weights file that can be read without unpickling ({str(error).splitlines()[0]}); "
+            "convert it to safetensors"
+        ) from None
+    state = state.get("state_dict", state)
+    return {name.removeprefix("module."): value for name, value in state.items()}
+
+
+def from_hub(load: Callable[[], Loaded], model: str, tag: str, setting: str) -> Loaded:
+    """Load published weights through a library that may download them.
+
+    Raises:
+        WeightsError: where they are neither cached nor to be downloaded; names the setting that takes a local file.
+    """
+    try:
+        return load()
+    except (OSError, RuntimeError) as error:  # huggingface_hub's and urllib's failures are OSErrors
+        reason = str(error).strip().splitlines()
+        raise WeightsError(
+            f"{model}: weights {tag!r} are not in the local cache and could not be downloaded "
+            f"({reason[0] if reason else type(error).__name__}).\n"
+            f"Download them elsewhere, put the .safetensors (or weights-only .pt) file under data_root, and give its "
+            f"path as {setting}"
+        ) from None
+
+
+def check_keys(problems: object, path: str, model: str) -> None:
+    """Refuse a state dict that does not fit its model (``problems`` is what ``load_state_dict`` gave)."""
+    missing, unexpected = list(problems.missing_keys), list(problems.unexpected_keys)  # type: ignore[attr-defined]
+    if missing or unexpected:
+        raise WeightsError(
+            f"{path}: does not fit {model}: {len(missing)} weights missing ({', '.join(missing[:3])}), "
+            f"{len(unexpected)} unknown ({', '.join(unexpected[:3])})"
+        )
