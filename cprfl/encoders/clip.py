@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -46,7 +48,7 @@ def create_clip(
         weights = str(embedded_weights(cache_dir))
     options: dict[str, Any] = {"force_image_size": image_size, "pretrained_image": False}
     if weights is not None:
-        created = open_clip.create_model(model, **options)
+        created = quietly(open_clip.create_model, model, **options)
         load_weights(weights)  # open_clip reads it once more; this names what is wrong with the file
         try:
             open_clip.load_checkpoint(created, weights, weights_only=True)
@@ -55,13 +57,13 @@ def create_clip(
     elif pretrained == RANDOM:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            created = open_clip.create_model(model, **options)
+            created = quietly(open_clip.create_model, model, **options)
     else:
         if pretrained not in open_clip.list_pretrained_tags_by_model(model):
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(model))
             raise WeightsError(f"{model}: no pretrained tag {pretrained!r}; tags: {tags}")
         created = from_hub(
-            lambda: open_clip.create_model(model, pretrained=pretrained, **options),
+            lambda: quietly(open_clip.create_model, model, pretrained=pretrained, **options),
             model, pretrained, "encoder.weights or text_encoder.weights",
         )  # fmt: skip
     return created.eval().requires_grad_(False)
@@ -75,6 +77,16 @@ def open_clip_module() -> Any:
     if EMBEDDED not in open_clip.list_models():
         open_clip.add_model_config(Path(__file__).with_name(f"{EMBEDDED}.json"))
     return open_clip
+
+
+def quietly(create: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Call open_clip without its warnings on the root logger (it warns of random weights, which are loaded later)."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        return create(*arguments, **options)
+    finally:
+        logging.disable(disabled)
 
 
 class OpenClipEncoder(ImageEncoder):

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from cprfl.data.files import fingerprint, write_aside
 from cprfl.data.synthetic import CLASS_NAMES, RENDERER_VERSION, render_picture
-from cprfl.encoders.clip import EMBEDDED, open_clip_module
+from cprfl.encoders.clip import EMBEDDED, open_clip_module, quietly
 from cprfl.encoders.image import STATISTICS
 from cprfl.progress import progress
 
-STEPS, BATCH, SIZE, LEARNING_RATE, SEED = 600, 120, 48, 4e-3, 0
+STEPS, BATCH, SIZE, LEARNING_RATE, SEED = 300, 96, 48, 4e-3, 0
 TEMPLATES = ("a photo of a {}.", "a {}.", "a picture of a {}.", "there is a {} in the scene.")
 
 
@@ -49,7 +49,7 @@ def _train() -> dict[str, Tensor]:
     open_clip = open_clip_module()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        model: Any = open_clip.create_model(EMBEDDED, pretrained_image=False)
+        model: Any = quietly(open_clip.create_model, EMBEDDED, pretrained_image=False)
         tokens_TCL = torch.stack(
             [open_clip.get_tokenizer(EMBEDDED)([template.format(name) for name in CLASS_NAMES])
              for template in TEMPLATES]
@@ -57,7 +57,9 @@ def _train() -> dict[str, Tensor]:
         decayed = [p for p in model.parameters() if p.ndim >= 2]
         plain = [p for p in model.parameters() if p.ndim < 2]
         optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=LEARNING_RATE
+            [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+            lr=LEARNING_RATE,
+            fused=True,
         )
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS, pct_start=0.1)
         labels_B = torch.arange(BATCH) % len(CLASS_NAMES)

@@ -1,0 +1,206 @@
+"""Class names to text embeddings: an open_clip text tower, GloVe, a file, or random vectors."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cprfl.config import Config, DataPath
+from cprfl.data.files import fingerprint, write_aside
+from cprfl.encoders.clip import create_clip, open_clip_module
+from cprfl.errors import ClassNamesError, TextEmbeddingsError
+
+
+@dataclass(frozen=True)
+class TextEmbeddings:
+    """One embedding per class: ``embeddings_CM`` float32 [c, m], and where it came from."""
+
+    class_names: tuple[str, ...]
+    embeddings_CM: Tensor
+    encoder: str
+    template: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the names and with every value."""
+        return fingerprint([self.class_names, self.embeddings_CM.tolist()])
+
+    def write(self, path: Path) -> None:
+        """Write as safetensors, whole or not at all."""
+        metadata = {
+            "class_names": json.dumps(self.class_names, ensure_ascii=False),
+            "encoder": self.encoder,
+            "template": self.template,
+        }
+        with write_aside(path) as aside:
+            save_file({"embeddings": self.embeddings_CM.contiguous()}, aside, metadata=metadata)
+
+    @classmethod
+    def read(cls, path: Path) -> TextEmbeddings:
+        """Read what `write` wrote."""
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            names = tuple(json.loads(metadata["class_names"]))
+            return cls(names, file.get_tensor("embeddings"), metadata["encoder"], metadata["template"])
+
+
+class TextEncoderConfig(Config):
+    """Settings of every text encoder.
+
+    ``center`` subtracts the mean over the classes, the large part that all embeddings of a CLIP share; ``norm``
+    then rescales every embedding to this length. Both are off in the paper.
+    """
+
+    center: bool = False
+    norm: PositiveFloat | None = None
+
+    @abstractmethod
+    def encode(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
+        """The embeddings before centring and rescaling."""
+
+    def embed(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
+        """Embed the class names.
+
+        Raises:
+            TextEmbeddingsError: where a file is missing or does not hold what it should, or a value is not finite.
+            ClassNamesError: where a file's class names are not the data set's.
+            WeightsError: where a text tower's weights cannot be had.
+        """
+        encoded = self.encode(class_names, cache_dir)
+        embeddings_CM = encoded.embeddings_CM.float()
+        if not torch.isfinite(embeddings_CM).all():
+            raise TextEmbeddingsError(f"{encoded.encoder}: text embeddings contain NaN or infinity")
+        if self.center:
+            embeddings_CM = embeddings_CM - embeddings_CM.mean(dim=0)
+        if self.norm is not None:
+            embeddings_CM = self.norm * torch.nn.functional.normalize(embeddings_CM, dim=1)
+        return replace(encoded, embeddings_CM=embeddings_CM)
+
+
+class OpenClipText(TextEncoderConfig):
+    """The text tower of any open_clip model.
+
+    Each template's embedding is brought to unit length; several are averaged and brought to unit length again.
+    """
+
+    name: Literal["open_clip"] = "open_clip"
+    model: str
+    pretrained: str = "openai"
+    weights: DataPath | None = None
+    templates: list[str] = Field(default=["a photo of a {}."], min_length=1)
+
+    @model_validator(mode="after")
+    def _templates_have_a_place_for_the_name(self) -> Self:
+        without = [template for template in self.templates if "{}" not in template]
+        if without:
+            raise ValueError(f"template {without[0]!r} has no {{}} where the class name goes")
+        return self
+
+    def encode(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
+        """See `TextEncoderConfig.embed`."""
+        clip: Any = create_clip(self.model, self.pretrained, self.weights, cache_dir)
+        tokenize = open_clip_module().get_tokenizer(self.model)
+        total_CM = torch.zeros(())
+        for template in self.templates:
+            tokens = tokenize([template.format(name.replace("_", " ")) for name in class_names])
+            with torch.no_grad():
+                total_CM = total_CM + clip.encode_text(tokens, normalize=True)
+        unit_CM = torch.nn.functional.normalize(total_CM, dim=1)
+        source = self.weights or self.pretrained
+        return TextEmbeddings(class_names, unit_CM, f"open_clip {self.model} {source}", " | ".join(self.templates))
+
+
+class GloveText(TextEncoderConfig):
+    """A GloVe text file (``word value value ...``); a name of several words is the mean of their vectors."""
+
+    name: Literal["glove"] = "glove"
+    path: DataPath
+
+    def encode(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
+        """See `TextEncoderConfig.embed`."""
+        if not Path(self.path).is_file():
+            raise TextEmbeddingsError(f"{self.path}: GloVe file not found; check the path and data_root")
+        words = {name: name.lower().replace("_", " ").replace("-", " ").split() for name in class_names}
+        wanted = {word for parts in words.values() for word in parts}
+        vectors: dict[str, np.ndarray] = {}
+        with Path(self.path).open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                word, _, values = line.rstrip().partition(" ")
+                if word in wanted:
+                    try:
+                        vectors[word] = np.array(values.split(), dtype=np.float32)
+                    except ValueError:
+                        raise TextEmbeddingsError(
+                            f"{self.path}, line {number}: expected a word and numbers separated by spaces"
+                        ) from None
+        lost = sorted(wanted - vectors.keys())
+        if lost:
+            raise TextEmbeddingsError(f"{self.path}: no vector for {', '.join(lost)}; rename the class or use another file")
+        sizes = {len(vector) for vector in vectors.values()}
+        if len(sizes) > 1:
+            raise TextEmbeddingsError(f"{self.path}: vectors of different lengths: {sorted(sizes)}")
+        means = [np.mean([vectors[word] for word in words[name]], axis=0) for name in class_names]
+        return TextEmbeddings(class_names, torch.from_numpy(np.stack(means)), f"glove {Path(self.path).name}", "{}")
+
+
+class NpzText(TextEncoderConfig):
+    """An ``.npz`` file with ``classes`` [c'] and embeddings [c', m] under ``key``.
+
+    The data set's classes are looked up by name, so the file may hold more of them, in another order.
+    """
+
+    name: Literal["npz"] = "npz"
+    path: DataPath
+    key: str
+
+    def encode(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
+        """See `TextEncoderConfig.embed`."""
+        if not Path(self.path).is_file():
+            raise TextEmbeddingsError(f"{self.path}: text embeddings not found; check the path and data_root")
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = dict(file)
+        except (ValueError, zipfile.BadZipFile, OSError) as error:
+            raise TextEmbeddingsError(f"{self.path}: not an .npz file of plain arrays ({error})") from None
+        if "classes" not in arrays or self.key not in arrays:
+            absent = "classes" if "classes" not in arrays else self.key
+            raise TextEmbeddingsError(f"{self.path}: holds no array {absent!r}; it has {', '.join(arrays)}")
+        rows = {str(name): row for row, name in enumerate(arrays["classes"])}
+        values = arrays[self.key]
+        if values.ndim != 2 or len(values) != len(rows):
+            raise TextEmbeddingsError(
+                f"{self.path}: {self.key} has shape {values.shape}, but `classes` names {len(rows)} classes"
+            )
+        absent_names = [name for name in class_names if name not in rows]
+        if absent_names:
+            raise ClassNamesError(
+                f"{self.path}: no embedding for {', '.join(map(repr, absent_names[:10]))} of the data set's classes; "
+                f"the file has {', '.join(map(repr, list(rows)[:10]))}..."
+            )
+        chosen = torch.from_numpy(values[[rows[name] for name in class_names]].astype(np.float32))
+        return TextEmbeddings(class_names, chosen, f"npz {Path(self.path).name}:{self.key}", "as stored")
+
+
+class RandomText(TextEncoderConfig):
+    """Unit vectors in random directions: what is left of the method without any knowledge of the names."""
+
+    name: Literal["random"] = "random"
+    dim: PositiveInt = 512
+    seed: int = 0
+
+    def encode(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
+        """See `TextEncoderConfig.embed`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        values = torch.nn.functional.normalize(torch.randn(len(class_names), self.dim, generator=generator), dim=1)
+        return TextEmbeddings(class_names, values, f"random, seed {self.seed}", "none")

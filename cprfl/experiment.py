@@ -1,0 +1,152 @@
+"""An experiment as one configuration value, and how a YAML file with overrides becomes one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, PositiveInt, model_validator
+
+from cprfl.config import Config, validate
+from cprfl.data.files import fingerprint
+from cprfl.data.readers.coco import CocoDataset
+from cprfl.data.readers.csv_table import CsvDataset
+from cprfl.data.readers.list_files import ListFilesDataset
+from cprfl.data.readers.voc import VocDataset
+from cprfl.data.synthetic import SyntheticDataset
+from cprfl.encoders.clip import OpenClipEncoder
+from cprfl.encoders.cnn import CnnEncoder
+from cprfl.encoders.text import GloveText, NpzText, OpenClipText, RandomText
+from cprfl.errors import ConfigError
+from cprfl.losses import AsymmetricLoss
+from cprfl.models import CPRFL, LinearProbe
+from cprfl.training.config import TrainConfig
+
+AnyDataset = Annotated[
+    CocoDataset | VocDataset | ListFilesDataset | CsvDataset | SyntheticDataset, Field(discriminator="name")
+]
+AnyEncoder = Annotated[OpenClipEncoder.Config | CnnEncoder.Config, Field(discriminator="name")]
+AnyTextEncoder = Annotated[OpenClipText | GloveText | NpzText | RandomText, Field(discriminator="name")]
+AnyModel = Annotated[CPRFL.Config | LinearProbe.Config, Field(discriminator="name")]
+AnyLoss = AsymmetricLoss.Config
+
+
+class ResourcesConfig(Config):
+    """What a training run takes of the Ray cluster.
+
+    ``cpus_per_worker``: all of a single machine's, shared evenly, unless given. ``gpu``: one per worker, if the
+    cluster has any (``auto``), always or never.
+    """
+
+    num_workers: PositiveInt = 1
+    cpus_per_worker: PositiveInt | None = None
+    gpu: Literal["auto", "always", "never"] = "auto"
+
+
+class Experiment(Config):
+    """Everything that determines a run.
+
+    Attributes:
+        name: of the folder under ``output_dir``, of the MLflow experiment and of the registered model.
+        seed: of every random number.
+        data_root: base of every relative path in ``dataset``, ``encoder`` and ``text_encoder``.
+        output_dir: where everything is written.
+        protocol: ``honest`` never looks at the test images before the end; ``published`` keeps the epoch with the
+            best test mAP, as the released codes do, and says so in every result.
+        variants: further experiments, each by what it changes; a section with another ``name`` replaces the section.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    seed: int = 0
+    data_root: str = "."
+    output_dir: str = "outputs"
+    protocol: Literal["honest", "published"] = "honest"
+    dataset: AnyDataset
+    encoder: AnyEncoder
+    text_encoder: AnyTextEncoder
+    model: AnyModel
+    loss: AnyLoss = AsymmetricLoss.Config()
+    train: TrainConfig = TrainConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    variants: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _selection_has_a_split_to_select_on(self) -> Self:
+        if self.name in ("cache", "mlflow"):
+            raise ValueError(f"name {self.name!r} is taken by a folder of the same name under output_dir")
+        if self.train.select == "best" and self.protocol == "honest" and self.train.validation == 0:
+            raise ValueError("train.select: best needs train.validation > 0 (a split of the training images)")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where this experiment's results are."""
+        return Path(self.output_dir) / self.name
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where features, text embeddings and embedded encoders are kept, for all experiments."""
+        return Path(self.output_dir) / "cache"
+
+    @property
+    def training_fingerprint(self) -> str:
+        """Changes with every setting that can change the trained weights."""
+        return fingerprint(self.model_dump(mode="json", exclude={"variants", "output_dir", "data_root"}))
+
+    def variant(self, key: str) -> Experiment:
+        """This experiment with one variant's changes, named ``<name>-<key>``."""
+        base = self.model_dump(mode="json", exclude={"variants"})
+        merged = _merge(base, {**self.variants[key], "name": f"{self.name}-{key}"})
+        return validate(Experiment, merged, source=f"variants.{key}")
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment from YAML and ``a.b=value`` overrides.
+
+    Raises:
+        ConfigError: with every mistake in one list.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: configuration file not found")
+    wrong = [override for override in overrides if "=" not in override or override.startswith("=")]
+    if wrong:
+        raise ConfigError(f"--set {wrong[0]}: expected a.b=value")
+    try:
+        base = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        changes = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    if not isinstance(base, dict) or not isinstance(changes, dict):
+        raise ConfigError(f"{path}: expected settings as `key: value`, got a {type(base).__name__}")
+    merged = _merge(base, changes)  # type: ignore[arg-type]
+    merged["output_dir"] = str(Path(str(merged.get("output_dir", "outputs"))).absolute())
+    merged["data_root"] = str(merged.get("data_root", "."))
+    if "://" not in merged["data_root"]:
+        merged["data_root"] = str(Path(merged["data_root"]).absolute())
+    experiment = validate(Experiment, merged, source=str(path), data_root=merged["data_root"])
+    for key in experiment.variants:
+        experiment.variant(key)
+    return experiment
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """OmegaConf's merge, except that a section whose ``name`` changes is replaced: its settings belong to another."""
+    kept = {
+        key: {} if _picks_another(base[key], changes.get(key)) else base[key]
+        for key in base
+    }
+    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(kept), OmegaConf.create(changes)))
+    assert isinstance(merged, dict)
+    return merged  # type: ignore[return-value]
+
+
+def _picks_another(section: Any, change: Any) -> bool:
+    if not isinstance(section, dict) or not isinstance(change, dict):
+        return False
+    return "name" in change and change["name"] != section.get("name")

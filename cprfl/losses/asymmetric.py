@@ -1,0 +1,74 @@
+"""Asymmetric Loss (Ridnik et al., ICCV 2021), in a form that stays finite for any finite logit."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor, nn
+
+from cprfl.config import Config as BaseConfig
+
+
+class AsymmetricLoss(nn.Module):
+    """Focal binary cross-entropy with its own focusing for positives and negatives, and shifted negatives.
+
+    With p = sigmoid(z) and p_m = max(p - clip, 0), a positive costs -(1 - p)^gamma_pos log p, a negative
+    -(p_m)^gamma_neg log(1 - p_m).
+
+    Args:
+        gamma_neg: focusing of the negatives.
+        gamma_pos: focusing of the positives.
+        clip: probability below which a negative costs nothing; 0 switches the shift off.
+        detach_focal_weight: treat the focal factors as constants in the backward pass, as the published code does.
+        reduction: ``mean`` over all B x c entries (CPRFL) or ``sum`` (the loss's own code). Learning rates of the two
+            do not carry over.
+    """
+
+    class Config(BaseConfig):
+        """Settings of `AsymmetricLoss`; the published CPRFL's by default."""
+
+        name: Literal["asymmetric"] = "asymmetric"
+        gamma_neg: NonNegativeFloat = 4.0
+        gamma_pos: NonNegativeFloat = 0.0
+        clip: float = Field(default=0.05, ge=0, lt=1)
+        detach_focal_weight: bool = True
+
+        def build(self, class_counts: np.ndarray, num_images: int) -> AsymmetricLoss:
+            """The loss; class counts play no part in it."""
+            return AsymmetricLoss(self.gamma_neg, self.gamma_pos, self.clip, self.detach_focal_weight)
+
+    def __init__(
+        self,
+        gamma_neg: float = 4.0,
+        gamma_pos: float = 0.0,
+        clip: float = 0.05,
+        detach_focal_weight: bool = True,
+        reduction: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        super().__init__()
+        self.gamma_neg, self.gamma_pos, self.clip = gamma_neg, gamma_pos, clip
+        self.detach_focal_weight, self.reduction = detach_focal_weight, reduction
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of ``logits`` and multi-hot ``targets``, both [B, c]; half precision is computed in float32."""
+        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+        targets = targets.to(logits.dtype)
+        log_p, log_1mp = F.logsigmoid(logits), F.logsigmoid(-logits)
+        p_m = log_p.exp()
+        if self.clip > 0:
+            p_m = (p_m - self.clip).clamp(min=0)
+            log_1mp = (log_1mp.exp() + self.clip).clamp(max=1).log()  # 1 - p_m without the cancellation in 1 - p
+        entropy = targets * log_p + (1 - targets) * log_1mp
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_focal_weight):
+            weight = targets * _power(-torch.expm1(log_p), self.gamma_pos) + (1 - targets) * _power(p_m, self.gamma_neg)
+        loss = -(weight * entropy)
+        return loss.mean() if self.reduction == "mean" else loss.sum()
+
+
+def _power(base: Tensor, exponent: float) -> Tensor:
+    """base ** exponent with 0 ** 0 = 1, whose gradient is 0 rather than NaN."""
+    return base**exponent if exponent > 0 else torch.ones_like(base)

@@ -1,0 +1,156 @@
+"""CPRFL: Category-Prompt Refined Feature Learning (Yan et al., ACM MM 2024, arXiv 2408.08125)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from cprfl.errors import CheckpointError, ShapeError
+from cprfl.models.base import ModelConfig, ModelInputs, check_features
+from cprfl.models.interaction import Interaction
+
+# Names of our parameters, and of the same ones in the published checkpoints.
+_PUBLISHED = {
+    "visual.": "fc.0.",
+    "prompt.0.": "label_emb.0.",
+    "prompt.3.": "label_emb.3.",
+    "interaction.attention_norm.": "attention.layers.0.0.norm.",
+    "interaction.to_qkv.": "attention.layers.0.0.fn.to_qkv.",
+    "interaction.to_out.": "attention.layers.0.0.fn.to_out.",
+    "interaction.mlp_norm.": "attention.layers.0.1.norm.",
+    "interaction.mlp.": "attention.layers.0.1.fn.net.",
+}
+
+
+class CPRFL(nn.Module):
+    """Class prompts, made from text embeddings and refined by the image, are the classifier.
+
+    P = GELU(T W1 + b1) W2 + b2 (prompt initialisation), P' = interaction([F W; P]) at the prompts, and the logit of
+    class i is p'_i . p_i: each class only against its own prompt. Gradients reach P by both factors.
+
+    Args:
+        text_embeddings_CM: one embedding per class; a constant of the model.
+        feature_dim: D0, channels of the grid features.
+        dim: D, width of prompts and cells (2048 in the released code).
+        num_heads: attention heads (8).
+        head_dim: width of a head (512).
+        mlp_dim: hidden width of the block's MLP (2048).
+        tau: the prompt network's hidden width is tau * dim (0.5).
+        dropout: in the prompt network and the block (0.1).
+        standardize: layer applied to the features first.
+    """
+
+    text_embeddings_CM: Tensor
+
+    class Config(ModelConfig):
+        """Settings of `CPRFL`; the released code's by default."""
+
+        name: Literal["cprfl"] = "cprfl"
+        dim: PositiveInt = 2048
+        num_heads: PositiveInt = 8
+        head_dim: PositiveInt = 512
+        mlp_dim: PositiveInt = 2048
+        tau: PositiveFloat = 0.5
+        dropout: float = Field(default=0.1, ge=0, lt=1)
+
+        def build(self, inputs: ModelInputs) -> CPRFL:
+            """The model of these class names and features."""
+            return CPRFL(
+                inputs.text_embeddings_CM,
+                inputs.feature_dim,
+                dim=self.dim,
+                num_heads=self.num_heads,
+                head_dim=self.head_dim,
+                mlp_dim=self.mlp_dim,
+                tau=self.tau,
+                dropout=self.dropout,
+                standardize=self.standardization(inputs),
+            )
+
+    def __init__(
+        self,
+        text_embeddings_CM: Tensor,
+        feature_dim: int,
+        *,
+        dim: int = 2048,
+        num_heads: int = 8,
+        head_dim: int = 512,
+        mlp_dim: int = 2048,
+        tau: float = 0.5,
+        dropout: float = 0.1,
+        standardize: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        hidden = max(1, round(tau * dim))
+        self.register_buffer("text_embeddings_CM", text_embeddings_CM.clone())
+        self.standardize = standardize or nn.Identity()
+        self.visual = nn.Linear(feature_dim, dim)
+        self.prompt = nn.Sequential(
+            nn.Linear(text_embeddings_CM.shape[1], hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
+        )
+        self.interaction = Interaction(dim, num_heads, head_dim, mlp_dim, dropout)
+
+    @classmethod
+    def from_published(cls, state_dict: Mapping[str, Tensor], text_embeddings: Tensor, num_heads: int = 8) -> CPRFL:
+        """The model of a published checkpoint's head, with its dtype, dropout 0.1 as released.
+
+        Args:
+            state_dict: its weights by their published names; a ``module.`` prefix is dropped, ``Backbone.`` weights
+                belong to the image encoder and are passed over.
+            text_embeddings: [c, m], the embeddings it was trained with.
+            num_heads: heads of its attention, which the weights do not tell.
+
+        Raises:
+            CheckpointError: where weights are missing or unknown.
+            ShapeError: where the text embeddings do not fit.
+        """
+        state = {name.removeprefix("module."): value for name, value in state_dict.items()}
+        state = {name: value for name, value in state.items() if not name.startswith("Backbone.")}
+        renamed = {}
+        for ours, theirs in _PUBLISHED.items():
+            renamed |= {ours + name.removeprefix(theirs): v for name, v in state.items() if name.startswith(theirs)}
+        needed = ("visual.weight", "prompt.3.weight", "interaction.to_qkv.weight", "interaction.mlp.0.weight")
+        if len(renamed) != len(state) or any(name not in renamed for name in needed):
+            known = tuple(_PUBLISHED.values())
+            unknown = [name for name in state if not name.startswith(known)]
+            raise CheckpointError(
+                f"not a published CPRFL checkpoint: unknown weights {unknown[:5]}, expected fc.0, label_emb.0, "
+                "label_emb.3, attention.layers.0.{0,1} and Backbone"
+            )
+        dim, feature_dim = renamed["visual.weight"].shape
+        hidden, text_dim = renamed["prompt.0.weight"].shape
+        if text_embeddings.ndim != 2 or text_embeddings.shape[1] != text_dim:
+            raise ShapeError(
+                f"text_embeddings have shape {list(text_embeddings.shape)}, the checkpoint takes [classes, {text_dim}]"
+            )
+        model = cls(
+            text_embeddings,
+            feature_dim,
+            dim=dim,
+            num_heads=num_heads,
+            head_dim=renamed["interaction.to_qkv.weight"].shape[0] // (3 * num_heads),
+            mlp_dim=renamed["interaction.mlp.0.weight"].shape[0],
+            tau=hidden / dim,
+        ).to(renamed["visual.weight"].dtype)
+        model.load_state_dict({**renamed, "text_embeddings_CM": model.text_embeddings_CM})
+        return model
+
+    def prompts(self) -> Tensor:
+        """The class prompts P, [C, D]."""
+        prompts_CD: Tensor = self.prompt(self.text_embeddings_CM)
+        return prompts_CD
+
+    def category_features(self, features_BVD: Tensor, prompts_CD: Tensor) -> Tensor:
+        """The prompts refined by each image, P', [B, C, D]."""
+        check_features(features_BVD, self.visual.in_features)
+        category_features_BCD: Tensor = self.interaction(self.visual(self.standardize(features_BVD)), prompts_CD)
+        return category_features_BCD
+
+    def forward(self, features_BVD: Tensor) -> Tensor:
+        """Logits [B, C] of grid features [B, V, D0]."""
+        prompts_CD = self.prompts()
+        return torch.einsum("bcd,cd->bc", self.category_features(features_BVD, prompts_CD), prompts_CD)

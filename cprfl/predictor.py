@@ -1,0 +1,86 @@
+"""From images to a score per class: a checkpoint and the encoder whose features it was trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from cprfl.encoders.image import ImageEncoder
+from cprfl.errors import CheckpointError
+from cprfl.experiment import Experiment
+from cprfl.models.base import ModelInputs
+from cprfl.training.checkpoint import CheckpointInfo, load_info, load_weights
+
+
+def load_model(folder: Path) -> tuple[nn.Module, CheckpointInfo]:
+    """The trained classifier of a checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        CheckpointError: where there is none, or its weights do not fit its description.
+    """
+    info, weights = load_info(folder), load_weights(folder)
+    experiment = Experiment.model_validate(info.experiment)
+    text = weights.get("text_embeddings_CM", torch.zeros(len(info.class_names), 1))
+    unknown = torch.zeros(info.feature_dim)
+    model = experiment.model.build(ModelInputs(len(info.class_names), info.feature_dim, text, unknown, unknown))
+    problems = [*model.load_state_dict(weights, strict=False)]
+    if any(problems):
+        raise CheckpointError(f"{folder}: weights and description do not fit: {problems}; train again")
+    return model.eval(), info
+
+
+class Predictor:
+    """Scores of images.
+
+    Args:
+        model: gives logits of grid features.
+        encoder: gives the features.
+        class_names: of the scores' columns.
+    """
+
+    def __init__(self, model: nn.Module, encoder: ImageEncoder, class_names: Sequence[str]) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model, self.encoder = model.to(self.device).eval(), encoder.to(self.device).eval()
+        self.class_names = tuple(class_names)
+
+    @classmethod
+    def load(cls, checkpoint: Path, encoder_weights: Path | None = None, cache_dir: Path | None = None) -> Predictor:
+        """Load a checkpoint and its encoder.
+
+        Args:
+            checkpoint: its folder.
+            encoder_weights: safetensors with the encoder's own state; without it the encoder is built as configured,
+                from its tag, file or cache.
+            cache_dir: where encoders trained here are kept.
+
+        Raises:
+            CheckpointError: where the encoder is not the one whose features the model was trained on.
+        """
+        model, info = load_model(checkpoint)
+        experiment = Experiment.model_validate(info.experiment)
+        config = experiment.encoder
+        if encoder_weights is not None:
+            config = config.model_copy(update={"pretrained": "random", "weights": None})
+        encoder = config.build(cache_dir or experiment.cache_dir)
+        if encoder_weights is not None:
+            encoder.load_state_dict(load_file(encoder_weights))
+        if encoder.fingerprint() != info.encoder_fingerprint:
+            raise CheckpointError(f"{checkpoint}: trained on features of another encoder than the one at hand")
+        return cls(model, encoder, info.class_names)
+
+    def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
+        """Probabilities, float32 [n, c]."""
+        batch = self.encoder.config.batch_size
+        scores = [np.empty((0, len(self.class_names)), dtype=np.float32)]
+        with torch.inference_mode():
+            for start in range(0, len(images), batch):
+                pixels = torch.stack([self.encoder.transform(image) for image in images[start : start + batch]])
+                grid_BVD = self.encoder(pixels.to(self.device)).grid_BVD
+                scores.append(self.model(grid_BVD.half().float()).sigmoid().cpu().numpy())  # cached features are half
+        return np.concatenate(scores)

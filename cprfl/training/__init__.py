@@ -1,0 +1,1 @@
+"""One training loop in plain PyTorch, on one process or many."""

@@ -1,0 +1,41 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from cprfl.config import Config
+
+
+class TrainConfig(Config):
+    """How to train.
+
+    Attributes:
+        epochs: passes over the training images.
+        schedule_epochs: length of the one-cycle schedule where the training stops before its end (the released code
+            plans 80 epochs).
+        batch_size: images a step, over all workers.
+        lr: peak learning rate. ``weight_decay`` is AdamW's and spares biases and norms. ``warmup`` is the share of the
+            steps in which the rate rises.
+        ema_decay: 0 switches the average off.
+        clip_norm: gradients of a larger norm are scaled down to it; null switches that off.
+        validation: share of the training images that is held out by iterative stratification; 0 trains on all.
+        select: which weights are kept: the ``last``, or the ``best`` by mAP on the validation split.
+        precision: ``auto`` is bf16 autocast on a GPU, float32 on a CPU.
+        backbone: ``frozen`` trains on cached features.
+    """
+
+    epochs: PositiveInt = 30
+    schedule_epochs: PositiveInt | None = None
+    batch_size: PositiveInt = 32
+    lr: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
+    warmup: float = Field(default=0.1, gt=0, lt=1)
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    clip_norm: PositiveFloat | None = 1.0
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    select: Literal["last", "best"] = "last"
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    backbone: Literal["frozen"] = "frozen"
