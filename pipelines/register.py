@@ -1,0 +1,64 @@
+"""Stage 4: the trained model as a version in MLflow's registry, complete with its encoder."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cprfl
+from cprfl.data.images import open_image
+from cprfl.data.manifest import TEST
+from cprfl.experiment import Experiment
+from cprfl.predictor import Predictor
+from pipelines.preprocess import Prepared
+
+CHAMPION = "champion"
+_REQUIREMENTS = (
+    "torch", "torchvision", "open_clip_torch", "timm", "safetensors", "numpy", "pillow", "pyarrow", "pycocotools",
+    "scikit-learn", "scipy", "pydantic", "omegaconf", "pandas", "mlflow",
+)  # fmt: skip
+
+
+def register(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> str:
+    """Log the model in the active MLflow run and register it under the experiment's name.
+
+    The first version becomes the champion; later ones have to earn it (`cprfl retrain`).
+
+    Returns:
+        The version.
+    """
+    import mlflow
+    import pandas as pd
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, ColSpec, Schema
+    from safetensors.torch import save_file
+
+    encoder = experiment.encoder.build(experiment.cache_dir)
+    test = prepared.read_manifest().split(TEST)
+    picture = io.BytesIO()
+    open_image(test.uris[0]).save(picture, format="PNG")
+    class_names = test.class_names
+    signature = ModelSignature(
+        inputs=Schema([ColSpec(AnyType(), "image")]), outputs=Schema([ColSpec("float", name) for name in class_names])
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "encoder.safetensors"
+        save_file({name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}, weights)
+        Predictor.load(checkpoint, weights)  # what is registered can be loaded
+        logged: Any = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(Path(__file__).with_name("serving.py")),
+            artifacts={"checkpoint": str(checkpoint), "encoder": str(weights)},
+            code_paths=[str(Path(cprfl.__file__).parent)],
+            pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
+            signature=signature,
+            input_example=pd.DataFrame({"image": [picture.getvalue()]}),
+            registered_model_name=experiment.name,
+        )
+    client = mlflow.MlflowClient()
+    if CHAMPION not in client.get_registered_model(experiment.name).aliases:
+        client.set_registered_model_alias(experiment.name, CHAMPION, logged.registered_model_version)
+    return str(logged.registered_model_version)
