@@ -57,7 +57,9 @@ def _describe(cls: type[Config], detail: dict[str, Any]) -> str:
         case "extra_forbidden":
             name, parent = path[-1], ".".join(path[:-1]) or "the top level"
             names = sorted(owner.model_fields) if owner else []
-            return f"{'.'.join(path)}: no such setting{_nearest(name, names)} (settings of {parent}: {', '.join(names)})"
+            return (
+                f"{'.'.join(path)}: no such setting{_nearest(name, names)} (settings of {parent}: {', '.join(names)})"
+            )
         case "missing":
             return f"{'.'.join(path)}: missing; give it in the file or with --set {'.'.join(path)}=..."
         case "union_tag_invalid":

@@ -111,7 +111,7 @@ def f1_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
             np.nan_to_num((hits / np.maximum(named, 1))[present].mean()),
             np.nan_to_num((hits / np.maximum(positives, 1))[present].mean()),
         )
-    result = {}
+    result: dict[str, float] = {}
     for letter, (precision, recall) in (("O", overall), ("C", per_class)):
         f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
         result |= {f"{letter}P": precision, f"{letter}R": recall, f"{letter}F1": f1}
@@ -120,7 +120,6 @@ def f1_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
 def write_predictions(path: Path, image_ids: tuple[str, ...], scores: np.ndarray, class_names: tuple[str, ...]) -> None:
     """``predictions.parquet``: image_id and scores float32 [c] (logits); class names in the schema's metadata."""
-
 
     values = pa.FixedSizeListArray.from_arrays(pa.array(scores.astype(np.float32).ravel()), scores.shape[1])
     table = pa.table({"image_id": pa.array(image_ids, pa.string()), "scores": values})

@@ -124,7 +124,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(base, dict) or not isinstance(changes, dict):
         raise ConfigError(f"{path}: expected settings as `key: value`, got a {type(base).__name__}")
-    merged = _merge(base, changes)  # type: ignore[arg-type]
+    merged = _merge(base, changes)
     merged["output_dir"] = str(Path(str(merged.get("output_dir", "outputs"))).absolute())
     merged["data_root"] = str(merged.get("data_root", "."))
     if "://" not in merged["data_root"]:
@@ -137,13 +137,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """OmegaConf's merge, except that a section whose ``name`` changes is replaced: its settings belong to another."""
-    kept = {
-        key: {} if _picks_another(base[key], changes.get(key)) else base[key]
-        for key in base
-    }
+    kept = {key: {} if _picks_another(base[key], changes.get(key)) else base[key] for key in base}
     merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(kept), OmegaConf.create(changes)))
     assert isinstance(merged, dict)
-    return merged  # type: ignore[return-value]
+    return merged
 
 
 def _picks_another(section: Any, change: Any) -> bool:

@@ -23,7 +23,7 @@ def ensure_torchvision() -> None:
     Call it before the first import of torchvision, open_clip or timm in every process.
     """
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "operator torchvision::nms does not exist" not in str(error):
             raise

@@ -35,6 +35,7 @@ def connect() -> None:
             ) from None
         return
     # Training moves no data through the object store; the default would take 30 % of the memory.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     ray.init(
         include_dashboard=False, logging_level=logging.WARNING, object_store_memory=256 * 1024**2, log_to_driver=False
     )

@@ -62,6 +62,7 @@ def open_store(experiment: Experiment) -> str:
     """
     import mlflow
 
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = tracking_uri(experiment)
@@ -102,7 +103,9 @@ def _close_orphans(experiment_id: str) -> None:
 
 
 @contextmanager
-def run(experiment: Experiment, *, run_id: str | None = None, tags: dict[str, str] | None = None) -> Iterator[MetricsSink]:
+def run(
+    experiment: Experiment, *, run_id: str | None = None, tags: dict[str, str] | None = None
+) -> Iterator[MetricsSink]:
     """An MLflow run that ends FINISHED, or FAILED where the block raises; ``run_id`` goes on with an earlier one."""
     import mlflow
 

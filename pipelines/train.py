@@ -148,12 +148,11 @@ def _train_worker(task: dict[str, Any]) -> None:
         model.load_state_dict(trained)
         result = evaluate(logits.numpy(), watched.targets_NC.numpy(), manifest.class_names, counts, manifest.groups)
         named = {name: value for name, value in result.metrics.items() if not name.startswith("AP/")}
-        # What is selected on is `val/...` to the loop and to MLflow, also where the protocol makes it the test set.
-        return {f"val/{name}": value for name, value in named.items()}
+        return {f"{selection}/{name}": value for name, value in named.items()}
 
     def report(end: EpochEnd) -> None:
         selects = experiment.protocol == "published" or experiment.train.select == "best"
-        score = end.metrics["val/mAP"] if selects else float(end.epoch)
+        score = end.metrics[f"{selection}/mAP"] if selects else float(end.epoch)
         if worker.rank > 0:
             ray.train.report({_SCORE: score})
             return
@@ -174,7 +173,7 @@ def _train_worker(task: dict[str, Any]) -> None:
     fit(
         model, loss, training, experiment.train,
         seed=experiment.seed, worker=worker, on_epoch_end=report, resume=resume,
-        validate=validate if watched is not None and (selection != TEST or experiment.protocol == "published") else None,
+        validate=validate if watched is not None else None,
     )  # fmt: skip
 
 

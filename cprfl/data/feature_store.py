@@ -180,7 +180,9 @@ class FeatureStore:
         try:
             description = json.loads(file.read_text())
         except json.JSONDecodeError as error:
-            raise FeatureStoreError(f"{file}: damaged ({error.msg}); delete the folder, then preprocess again") from None
+            raise FeatureStoreError(
+                f"{file}: damaged ({error.msg}); delete the folder, then preprocess again"
+            ) from None
         if description.get("version") != VERSION:
             raise FeatureStoreError(
                 f"{path}: format version {description.get('version')}, this program reads {VERSION}; "
@@ -188,7 +190,9 @@ class FeatureStore:
             )
         for shard in description["shards"]:
             if not (path / shard["file"]).exists():
-                raise FeatureStoreError(f"{path / shard['file']}: shard missing; delete the folder, then preprocess again")
+                raise FeatureStoreError(
+                    f"{path / shard['file']}: shard missing; delete the folder, then preprocess again"
+                )
         return cls(path, description)
 
     def __len__(self) -> int:

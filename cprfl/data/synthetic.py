@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw
 from pydantic import Field, PositiveInt
 
 from cprfl.data.long_tail import ParetoConfig
-from cprfl.data.manifest import TEST, TRAIN
 from cprfl.data.readers.base import DatasetConfig, Row, SplitName
 
 SCHEME = "synthetic"
@@ -60,8 +59,8 @@ class SyntheticDataset(DatasetConfig):
 
     def read_rows(self) -> tuple[tuple[str, ...], dict[SplitName, list[Row]]]:
         """The 24 class names, and the scenes of the pool and of the test split."""
-        numbers = {TRAIN: range(self.pool), TEST: range(self.pool, self.pool + self.num_test)}
-        return CLASS_NAMES, {split: [self._row(number) for number in numbers[split]] for split in (TRAIN, TEST)}
+        scenes = [self._row(number) for number in range(self.pool + self.num_test)]
+        return CLASS_NAMES, {"train": scenes[: self.pool], "test": scenes[self.pool :]}
 
     def _row(self, number: int) -> Row:
         things = _scene(self.seed, number, self.size, self.min_objects, self.max_objects)
@@ -162,9 +161,7 @@ def _star(draw: ImageDraw.ImageDraw, thing: _Thing, fill: _Fill) -> None:
 
 def _cross(draw: ImageDraw.ImageDraw, thing: _Thing, fill: _Fill) -> None:
     for turn in (0.0, 0.25):
-        _polygon(
-            draw, thing, fill, [(turn + side, 1.15) for side in (-0.045, 0.045, 0.455, 0.545)]
-        )
+        _polygon(draw, thing, fill, [(turn + side, 1.15) for side in (-0.045, 0.045, 0.455, 0.545)])
 
 
 _DRAW: dict[str, Callable[[ImageDraw.ImageDraw, _Thing, _Fill], None]] = {

@@ -65,6 +65,9 @@ class ImageEncoder(nn.Module):
         statistics: mean and standard deviation of each colour.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: ImageEncoderConfig, image_size: int, statistics: Statistics) -> None:
         super().__init__()
         self.config = config

@@ -146,7 +146,9 @@ class GloveText(TextEncoderConfig):
                         ) from None
         lost = sorted(wanted - vectors.keys())
         if lost:
-            raise TextEmbeddingsError(f"{self.path}: no vector for {', '.join(lost)}; rename the class or use another file")
+            raise TextEmbeddingsError(
+                f"{self.path}: no vector for {', '.join(lost)}; rename the class or use another file"
+            )
         sizes = {len(vector) for vector in vectors.values()}
         if len(sizes) > 1:
             raise TextEmbeddingsError(f"{self.path}: vectors of different lengths: {sorted(sizes)}")

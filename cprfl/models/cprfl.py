@@ -110,7 +110,7 @@ class CPRFL(nn.Module):
         """
         state = {name.removeprefix("module."): value for name, value in state_dict.items()}
         state = {name: value for name, value in state.items() if not name.startswith("Backbone.")}
-        renamed = {}
+        renamed: dict[str, Tensor] = {}
         for ours, theirs in _PUBLISHED.items():
             renamed |= {ours + name.removeprefix(theirs): v for name, v in state.items() if name.startswith(theirs)}
         needed = ("visual.weight", "prompt.3.weight", "interaction.to_qkv.weight", "interaction.mlp.0.weight")

@@ -66,7 +66,9 @@ class Interaction(nn.Module):
         batch, num_cells, _ = cells_BVD.shape
         inner = self.num_heads * self.head_dim
         key_value = F.linear(cells_BVD, self.to_qkv.weight[inner:])
-        keys, values = key_value.view(batch, num_cells, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        keys, values = (
+            key_value.view(batch, num_cells, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        )
         return F.scaled_dot_product_attention(
             query_HCE.expand(batch, -1, -1, -1),
             torch.cat([keys, key_HCE.expand(batch, -1, -1, -1)], dim=2),

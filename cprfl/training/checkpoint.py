@@ -51,7 +51,6 @@ class TrainingState:
     schedule: dict[str, Any]
     ema: dict[str, Tensor]
     ema_steps: int
-    best: float
 
 
 def save_checkpoint(folder: Path, weights: dict[str, Tensor], info: CheckpointInfo, state: TrainingState) -> None:

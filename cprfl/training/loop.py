@@ -34,7 +34,7 @@ class TrainingData(NamedTuple):
 class Worker:
     """One of ``world_size`` processes that train together; gradients are averaged by ``torch.distributed``."""
 
-    device: torch.device = torch.device("cpu")
+    device: torch.device
     rank: int = 0
     world_size: int = 1
 
@@ -47,14 +47,12 @@ class EpochEnd(NamedTuple):
         metrics: ``train/loss``, ``train/lr`` and what ``validate`` gave.
         weights: the weights to keep (averaged where there is an average).
         state: what resuming needs.
-        best: whether ``val/mAP`` is the highest so far; always true without validation.
     """
 
     epoch: int
     metrics: dict[str, float]
     weights: dict[str, Tensor]
     state: TrainingState
-    best: bool
 
 
 def fit(
@@ -79,7 +77,7 @@ def fit(
         seed: of batches, views and dropout.
         worker: this process.
         on_epoch_end: called on every worker after each epoch.
-        validate: metrics (among them ``val/mAP``) of the weights to keep.
+        validate: metrics of the weights to keep.
         resume: epochs done, and the state saved after them.
 
     Raises:
@@ -91,14 +89,13 @@ def fit(
     steps = len(_batches(len(data.image_ids), config.batch_size, worker.world_size, seed=0))
     schedule = one_cycle(optimizer, steps * (config.schedule_epochs or config.epochs), config.warmup)
     ema = Ema(model, config.ema_decay)
-    done, best = 0, float("-inf")
+    done = 0
     if resume is not None:
         done, state = resume
         model.load_state_dict(state.model)
         optimizer.load_state_dict(state.optimizer)
         schedule.load_state_dict(state.schedule)
         ema.load(state.ema, state.ema_steps)
-        best = state.best
     for epoch in range(done + 1, config.epochs + 1):
         torch.manual_seed((seed * 100_003 + epoch) * 1_009 + worker.rank)
         batch_losses = []
@@ -118,16 +115,17 @@ def fit(
         losses = torch.stack(batch_losses)
         _check_finite(losses, data, config, worker, seed * 100_003 + epoch)
         weights = ema.state_dict() if config.ema_decay > 0 else model.state_dict()
-        metrics = {"train/loss": _mean_over_workers(losses.mean(), worker), "train/lr": schedule.get_last_lr()[0]}
+        metrics = {
+            "train/loss": _mean_over_workers(losses.mean(), worker),
+            "train/lr": float(schedule.get_last_lr()[0]),
+        }
         if validate is not None:
             network.eval()
             metrics |= validate(weights)
-        score = metrics.get("val/mAP", float(epoch))
-        is_best, best = score > best, max(score, best)
         state = TrainingState(
-            model.state_dict(), optimizer.state_dict(), schedule.state_dict(), ema.state_dict(), ema.steps, best
+            model.state_dict(), optimizer.state_dict(), schedule.state_dict(), ema.state_dict(), ema.steps
         )
-        on_epoch_end(EpochEnd(epoch, metrics, weights, state, is_best))
+        on_epoch_end(EpochEnd(epoch, metrics, weights, state))
 
 
 def _distributed(model: nn.Module, worker: Worker) -> nn.Module:

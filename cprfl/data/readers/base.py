@@ -13,7 +13,7 @@ from pydantic import PositiveInt
 
 from cprfl.config import Config
 from cprfl.data.long_tail import ParetoConfig, make_long_tailed
-from cprfl.data.manifest import TRAIN, Groups, Manifest
+from cprfl.data.manifest import Groups, Manifest
 from cprfl.errors import DatasetError
 
 SplitName = Literal["train", "val", "test"]
@@ -55,7 +55,7 @@ class DatasetConfig(Config):
         """
         class_names, splits = self.read_rows()
         check_class_names(class_names)
-        if not splits.get(TRAIN):
+        if not splits.get("train"):
             raise DatasetError("dataset.splits: no training image; give a non-empty split named train")
         rows = [(split, row) for split, listed in splits.items() for row in listed]
         seen: dict[str, str] = {}

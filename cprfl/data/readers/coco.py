@@ -78,8 +78,9 @@ def _index(path: str) -> Any:
         "annotations": ("image_id", "category_id"),
     }.items():
         if not isinstance(dataset, dict) or not isinstance(dataset.get(section), list):
-            raise DatasetError(f"{path}: no list `{section}`; an instances file of COCO has images, annotations, "
-                               "categories")
+            raise DatasetError(
+                f"{path}: no list `{section}`; an instances file of COCO has images, annotations, categories"
+            )
         for position, entry in enumerate(dataset[section]):
             missing = [key for key in keys if key not in entry]
             if missing:

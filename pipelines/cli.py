@@ -1,0 +1,172 @@
+"""The `cprfl` command: parses, calls a stage, prints. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from cprfl.evaluation import Evaluation
+    from cprfl.experiment import Experiment
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train classifiers of images that carry several labels, most of them rare.",
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of an experiment.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a setting; may be repeated.")
+]
+
+
+@app.command()
+def run(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Preprocess, train, evaluate and register: the whole experiment with its variants."""
+    experiment = _load(config, overrides)
+    from pipelines import run as stages
+
+    _print_results(experiment, stages.run(experiment))
+
+
+@app.command()
+def preprocess(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Read the annotations, embed the class names and cache the images' features."""
+    experiment = _load(config, overrides)
+    from pipelines.preprocess import preprocess as stage
+
+    prepared = stage(experiment)
+    manifest, store = prepared.read_manifest(), prepared.open_features()
+    print(f"manifest  {prepared.manifest}: {len(manifest)} images, {len(manifest.class_names)} classes")
+    print(f"text      {prepared.text_embeddings}")
+    print(f"features  {store.path}: {len(store)} rows of {list(store.grid_shape)}")
+
+
+@app.command()
+def train(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Train, or go on with an interrupted training of the same experiment."""
+    experiment = _load(config, overrides)
+    from pipelines.run import train_stage
+
+    print(f"checkpoint  {train_stage(experiment)}")
+
+
+@app.command()
+def evaluate(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Evaluate the trained checkpoint on the test images."""
+    experiment = _load(config, overrides)
+    from pipelines.run import evaluate_stage
+
+    _print_results(experiment, {experiment.name: evaluate_stage(experiment)})
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder, or models:/NAME@champion.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    top: Annotated[int, typer.Option(help="Classes to show per image.", min=1)] = 5,
+    output_dir: Annotated[str, typer.Option(help="Where the MLflow store is, for models:/ names.")] = "outputs",
+) -> None:
+    """Score images with a trained model."""
+    from pipelines.predict import predict_images
+
+    scores, class_names = predict_images(model, images, Path(output_dir).absolute())
+    if as_json:
+        import json
+
+        values = [dict(zip(class_names, map(float, row), strict=True)) for row in scores]
+        print(json.dumps(dict(zip(images, values, strict=True)), indent=2, ensure_ascii=False))
+        return
+    for image, row in zip(images, scores, strict=True):
+        best = row.argsort()[::-1][:top]
+        print(f"{image}: " + ", ".join(f"{class_names[i]} {row[i]:.2f}" for i in best))
+
+
+@app.command()
+def ui(
+    output_dir: Annotated[str, typer.Option(help="The experiments' output folder.")] = "outputs",
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+) -> None:
+    """Serve MLflow's UI on this experiment store, on this machine only."""
+    store = Path(output_dir).absolute() / "mlflow"
+    if not (store / "mlflow.db").exists():
+        from cprfl.errors import TrackingError
+
+        raise TrackingError(f"{store}: no MLflow store here; `cprfl run CONFIG` makes one, --output-dir names another")
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # its job workers take 1 GB and are of no use here
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}/mlflow.db",
+        "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+    os.execv(sys.executable, command)
+
+
+def _load(config: Path, overrides: list[str] | None) -> Experiment:
+    from cprfl.experiment import load
+
+    return load(config, overrides or [])
+
+
+def _print_results(experiment: Experiment, results: dict[str, Evaluation]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    protocol = "test mAP, %" if experiment.protocol == "honest" else "test mAP, %, epoch chosen on the test images"
+    table = Table(title=f"{experiment.name} ({protocol})")
+    table.add_column("experiment", no_wrap=True)
+    columns = {
+        "total": "mAP",
+        "head": "mAP_head",
+        "medium": "mAP_medium",
+        "tail": "mAP_tail",
+        "OF1": "OF1",
+        "CF1": "CF1",
+    }
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for name, evaluation in reversed(results.items()):
+        values = [evaluation.metrics.get(metric) for metric in columns.values()]
+        table.add_row(name, *("-" if value is None else f"{value:.1f}" for value in values))
+    Console().print(table)
+    for name, evaluation in results.items():
+        absent = evaluation.classes_without_positives
+        if absent:
+            print(f"{name}: no test image shows {', '.join(absent)}; left out of the means")
+    print(f"outputs in {experiment.folder}")
+    where = (
+        "" if Path(experiment.output_dir) == Path("outputs").absolute() else f" --output-dir {experiment.output_dir}"
+    )
+    print(f"MLflow's UI: cprfl ui{where}, then http://127.0.0.1:5000")
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command; the user's mistakes end it with status 2 and a few lines, without a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)  # so that runs end FAILED and Ray is shut down
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from cprfl.errors import UserError
+
+    try:
+        app()
+    except UserError as error:
+        print(f"cprfl: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("cprfl: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
