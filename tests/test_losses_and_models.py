@@ -1,0 +1,113 @@
+"""Losses and models against the published implementations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cprfl.errors import CheckpointError, ShapeError
+from cprfl.losses import AsymmetricLoss
+from cprfl.models import CPRFL, LinearProbe, interaction
+from cprfl.models.base import Standardize, feature_statistics
+from cprfl.models.cprfl import _PUBLISHED
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
+
+
+def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
+    return float((value.double() - reference).abs().max() / reference.abs().max())
+
+
+@pytest.mark.parametrize("case", range(6))
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_asymmetric_loss_and_its_gradient_are_the_published_ones(shared: Path, case: int, dtype: torch.dtype) -> None:
+    golden = np.load(shared / "golden" / "asymmetric_loss.npz")
+    gamma_neg, gamma_pos, clip, detach = golden[f"case{case}:gamma_neg,gamma_pos,clip,detach_focal_weight"].tolist()
+    logits = torch.from_numpy(golden["logits"]).to(dtype).requires_grad_()
+    targets = torch.from_numpy(golden["targets"]).to(dtype)
+    loss = AsymmetricLoss(gamma_neg, gamma_pos, clip, bool(detach))(logits, targets)
+    loss.backward()
+    assert loss.item() == pytest.approx(float(golden[f"case{case}:loss_mean"]), rel=TOLERANCE[dtype])
+    assert logits.grad is not None
+    reference = torch.from_numpy(golden[f"case{case}:grad_of_mean"])
+    assert relative_error(logits.grad, reference) < TOLERANCE[dtype]
+    total = AsymmetricLoss(gamma_neg, gamma_pos, clip, bool(detach), reduction="sum")(logits, targets)
+    assert total.item() == pytest.approx(loss.item() * logits.numel(), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("detach", [True, False])
+@pytest.mark.parametrize("clip", [0.0, 1e-8, 0.05])
+def test_asymmetric_loss_is_finite_at_extreme_logits(dtype: torch.dtype, detach: bool, clip: float) -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0, 30.0, -30.0]]).to(dtype).requires_grad_()
+    for targets in (torch.zeros(1, 5), torch.ones(1, 5)):
+        loss = AsymmetricLoss(4.0, 1.0, clip, detach)(logits, targets)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("absorb", [True, False])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_cprfl_is_the_published_model_forwards_and_backwards(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, absorb: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(interaction, "absorbing_is_cheaper", lambda *_: absorb)
+    golden = {name: torch.from_numpy(value) for name, value in np.load(shared / "golden" / "cprfl_head.npz").items()}
+    state = {k.removeprefix("state_dict/"): v.to(dtype) for k, v in golden.items() if k.startswith("state_dict/")}
+    model = CPRFL.from_published(
+        {f"module.{name}": value for name, value in state.items()} | {"module.Backbone.0.weight": torch.zeros(1)},
+        golden["text_embeddings"].to(dtype),
+        num_heads=int(golden["num_heads"]),
+    ).eval()
+    features = golden["features"].to(dtype)
+    prompts = model.prompts()
+    logits = model(features)
+    loss = AsymmetricLoss()(logits, golden["targets"])
+    loss.backward()
+    tolerance = TOLERANCE[dtype]
+    assert relative_error(prompts, golden["prompts"]) < tolerance
+    assert relative_error(model.category_features(features, prompts), golden["category_features"]) < tolerance
+    assert relative_error(logits, golden["logits"]) < tolerance
+    assert loss.item() == pytest.approx(float(golden["asl_mean"]), rel=tolerance)
+    compared = 0
+    for name, parameter in model.named_parameters():
+        ours = next(prefix for prefix in _PUBLISHED if name.startswith(prefix))
+        reference = golden[f"grad/{_PUBLISHED[ours]}{name.removeprefix(ours)}"]
+        assert parameter.grad is not None
+        assert relative_error(parameter.grad, reference) < tolerance, name
+        compared += 1
+    assert compared == len(state)
+
+
+def test_a_checkpoint_that_is_none_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="unknown weights \\['head.weight'\\]"):
+        CPRFL.from_published({"head.weight": torch.zeros(2, 2)}, torch.zeros(3, 4))
+
+
+@pytest.mark.parametrize("model", [CPRFL(torch.randn(5, 6), 8, dim=16, num_heads=2, head_dim=4), LinearProbe(8, 5)])
+def test_features_of_another_encoder_name_both_shapes(model: torch.nn.Module) -> None:
+    assert model(torch.randn(3, 7, 8)).shape == (3, 5)
+    with pytest.raises(ShapeError, match=r"\[3, 7, 9\].*\[images, cells, 8\]"):
+        model(torch.randn(3, 7, 9))
+
+
+def test_the_two_ways_of_interaction_agree() -> None:
+    torch.manual_seed(0)
+    block = interaction.Interaction(32, num_heads=4, head_dim=8, mlp_dim=16).eval()
+    cells, prompts = torch.randn(3, 11, 32), torch.randn(6, 32)
+    normed = block.attention_norm(cells)
+    heads = block._heads(block.attention_norm(prompts))
+    assert torch.allclose(block._absorb(normed, *heads), block._project(normed, *heads), atol=1e-5)
+
+
+def test_standardisation_uses_the_statistics_of_the_training_grids() -> None:
+    grids = torch.randn(50, 9, 4, generator=torch.Generator().manual_seed(0)) * 3 + 5
+    grids[..., 0] = 7.0  # a constant channel
+    mean, std = feature_statistics(grids)
+    standardized = Standardize(mean, std)(grids).reshape(-1, 4)
+    assert torch.allclose(standardized.mean(dim=0), torch.zeros(4), atol=1e-3)
+    assert torch.allclose(standardized[:, 1:].std(dim=0), torch.ones(3), atol=1e-2)
