@@ -24,6 +24,8 @@ def connect() -> None:
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES of CPU tasks alone
+    # Ray Train takes in one report per poll of its workers, and polls every 2 s: longer than most epochs here.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     address = os.environ.get("RAY_ADDRESS")
     if address:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def register(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> st
     signature = ModelSignature(
         inputs=Schema([ColSpec(AnyType(), "image")]), outputs=Schema([ColSpec("float", name) for name in class_names])
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*type hints", UserWarning)  # the signature says what the model takes
         weights = Path(folder) / "encoder.safetensors"
         save_file({name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}, weights)
         Predictor.load(checkpoint, weights)  # what is registered can be loaded

@@ -39,7 +39,7 @@ def _image(value: bytes | str) -> Image.Image:
         if len(value) < 4096 and Path(value).is_file():
             return open_image(value)
         try:
-            value = base64.b64decode(value, validate=True)
+            value = base64.b64decode("".join(value.split()), validate=True)
         except binascii.Error:
             raise ValueError(f"{value[:80]!r}: neither an image file nor base64 of one") from None
     return to_rgb(Image.open(io.BytesIO(value)))

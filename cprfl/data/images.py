@@ -78,7 +78,7 @@ def report_bad_images(bad: Sequence[BadImage], total: int, report: Path) -> BadI
     return BadImagesError(
         "\n".join(
             [
-                f"{len(bad)} of {total} {noun} missing or does not decode (all: {report}):",
+                f"{len(bad)} of {total} {noun} missing or do not decode (all: {report}):",
                 *shown,
                 *more,
                 "Mend them, or go on without them with --set dataset.on_bad_image=skip",

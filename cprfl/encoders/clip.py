@@ -52,7 +52,7 @@ def create_clip(
         load_weights(weights)  # open_clip reads it once more; this names what is wrong with the file
         try:
             open_clip.load_checkpoint(created, weights, weights_only=True)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # open_clip asserts on text towers of another width
             raise WeightsError(f"{weights}: does not fit {model}: {str(error).splitlines()[0]}") from None
     elif pretrained == RANDOM:
         with torch.random.fork_rng(devices=[]):
