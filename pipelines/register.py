@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tempfile
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cprfl
+from cprfl import serving
 from cprfl.data.images import open_image
 from cprfl.data.manifest import TEST
 from cprfl.experiment import Experiment
-from cprfl.predictor import Predictor
 from pipelines.preprocess import Prepared
 
 CHAMPION = "champion"
@@ -45,15 +45,14 @@ def register(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> st
     signature = ModelSignature(
         inputs=Schema([ColSpec(AnyType(), "image")]), outputs=Schema([ColSpec("float", name) for name in class_names])
     )
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*type hints", UserWarning)  # the signature says what the model takes
-        weights = Path(folder) / "encoder.safetensors"
-        save_file({name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}, weights)
-        Predictor.load(checkpoint, weights)  # what is registered can be loaded
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(checkpoint, Path(folder) / serving.CHECKPOINT)
+        weights = {name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}
+        save_file(weights, Path(folder) / serving.ENCODER)
         logged: Any = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(Path(__file__).with_name("serving.py")),
-            artifacts={"checkpoint": str(checkpoint), "encoder": str(weights)},
+            loader_module=serving.__name__,
+            data_path=folder,
             code_paths=[str(Path(cprfl.__file__).parent)],
             pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
             signature=signature,
