@@ -22,7 +22,8 @@ from cprfl.encoders.clip import OpenClipEncoder
 from cprfl.encoders.cnn import CnnEncoder
 from cprfl.encoders.text import GloveText, NpzText, OpenClipText, RandomText
 from cprfl.errors import ConfigError
-from cprfl.losses import AsymmetricLoss
+from cprfl.losses import AsymmetricLoss, DistributionBalancedLoss
+from cprfl.losses.focal import BceConfig, ClassBalancedFocalConfig, FocalConfig, ReweightedConfig, SoftMarginConfig
 from cprfl.models import CPRFL, LinearProbe
 from cprfl.training.config import TrainConfig
 
@@ -32,7 +33,16 @@ AnyDataset = Annotated[
 AnyEncoder = Annotated[OpenClipEncoder.Config | CnnEncoder.Config, Field(discriminator="name")]
 AnyTextEncoder = Annotated[OpenClipText | GloveText | NpzText | RandomText, Field(discriminator="name")]
 AnyModel = Annotated[CPRFL.Config | LinearProbe.Config, Field(discriminator="name")]
-AnyLoss = AsymmetricLoss.Config
+AnyLoss = Annotated[
+    AsymmetricLoss.Config
+    | DistributionBalancedLoss.Config
+    | ClassBalancedFocalConfig
+    | FocalConfig
+    | ReweightedConfig
+    | BceConfig
+    | SoftMarginConfig,
+    Field(discriminator="name"),
+]
 
 
 class ResourcesConfig(Config):

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from cprfl.errors import CheckpointError, ShapeError
-from cprfl.losses import AsymmetricLoss
+from cprfl.errors import CheckpointError, DatasetError, ShapeError
+from cprfl.losses import AsymmetricLoss, DistributionBalancedLoss
+from cprfl.losses.focal import BceConfig, ClassBalancedFocalConfig, FocalConfig, ReweightedConfig, SoftMarginConfig
 from cprfl.models import CPRFL, LinearProbe, interaction
 from cprfl.models.base import Standardize, feature_statistics
 from cprfl.models.cprfl import _PUBLISHED
@@ -18,7 +20,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
 
 def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
-    return float((value.double() - reference).abs().max() / reference.abs().max())
+    return float((value.detach().double() - reference).abs().max() / reference.abs().max())
 
 
 @pytest.mark.parametrize("case", range(6))
@@ -48,6 +50,56 @@ def test_asymmetric_loss_is_finite_at_extreme_logits(dtype: torch.dtype, detach:
         (gradient,) = torch.autograd.grad(loss, logits)
         assert torch.isfinite(loss)
         assert torch.isfinite(gradient).all()
+
+
+def published_loss(case: str, counts: np.ndarray, num_images: int) -> nn.Module:
+    voc, coco = {"neg_scale": 5.0, "map_gamma": 0.3}, {"neg_scale": 2.0, "map_gamma": 0.2}
+    losses: dict[str, nn.Module] = {
+        "db_focal_voc": DistributionBalancedLoss(counts, num_images, **voc, reduction="none"),
+        "db_focal_coco": DistributionBalancedLoss(counts, num_images, **coco, reduction="none"),
+        "db_nofocal_voc": DistributionBalancedLoss(counts, num_images, focal=False, **voc, reduction="none"),
+        "cb_focal": ClassBalancedFocalConfig().build(counts, num_images),
+        "focal": FocalConfig().build(counts, num_images),
+        "rw_sqrt": ReweightedConfig().build(counts, num_images),
+    }
+    return losses[case]
+
+
+@pytest.mark.parametrize("case", ["db_focal_voc", "db_focal_coco", "db_nofocal_voc", "cb_focal", "focal", "rw_sqrt"])
+def test_losses_by_class_counts_are_the_published_ones(shared: Path, case: str) -> None:
+    golden = np.load(shared / "golden" / "distribution_balanced_loss.npz")
+    logits, targets = (torch.from_numpy(golden[name]) for name in ("logits", "targets"))
+    logits.requires_grad_()
+    loss = published_loss(case, golden["class_counts"], int(golden["num_images"]))
+    loss.reduction = "none"  # type: ignore[assignment]
+    elementwise = loss(logits, targets)
+    if f"{case}/loss_elementwise" in golden:
+        reference = torch.from_numpy(golden[f"{case}/loss_elementwise"]).double()
+        assert relative_error(elementwise, reference) < 1e-6
+    assert elementwise.mean().item() == pytest.approx(float(golden[f"{case}/loss_mean"]), rel=1e-6)
+    elementwise.mean().backward()
+    assert logits.grad is not None
+    assert relative_error(logits.grad, torch.from_numpy(golden[f"{case}/grad_of_mean"])) < 1e-6
+
+
+def test_losses_by_class_counts_take_images_without_labels_and_refuse_classes_without_images() -> None:
+    counts, targets = np.array([5, 2]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    for config in (DistributionBalancedLoss.Config(), ClassBalancedFocalConfig(), ReweightedConfig()):
+        logits = torch.randn(2, 2, requires_grad=True)
+        loss = config.build(counts, 7)(logits, targets)
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert torch.isfinite(loss)
+        assert torch.isfinite(gradient).all()
+        with pytest.raises(DatasetError, match=r"index \[1\] have no training image"):
+            config.build(np.array([5, 0]), 7)
+
+
+def test_soft_margin_and_cross_entropy_are_torch_s() -> None:
+    logits, targets = torch.randn(4, 3), torch.randint(2, (4, 3)).float()
+    counts = np.array([1, 1, 1])
+    values = [config.build(counts, 4)(logits, targets).item() for config in (BceConfig(), SoftMarginConfig())]
+    reference = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets).item()
+    assert values == pytest.approx([reference, reference])
 
 
 @pytest.mark.parametrize("absorb", [True, False])
