@@ -149,7 +149,7 @@ def test_features_of_another_encoder_name_both_shapes(model: torch.nn.Module) ->
 
 def test_the_two_ways_of_interaction_agree() -> None:
     torch.manual_seed(0)
-    block = interaction.Interaction(32, num_heads=4, head_dim=8, mlp_dim=16).eval()
+    block = interaction.Block(32, num_heads=4, head_dim=8, mlp_dim=16, dropout=0.0, residual=False)
     cells, prompts = torch.randn(3, 11, 32), torch.randn(6, 32)
     normed = block.attention_norm(cells)
     heads = block._heads(block.attention_norm(prompts))

@@ -13,16 +13,19 @@ from cprfl.errors import CheckpointError, ShapeError
 from cprfl.models.base import ModelConfig, ModelInputs, check_features
 from cprfl.models.interaction import Interaction
 
+PromptNetwork = Literal["nonlinear", "linear"]
+StopGradient = Literal["none", "classifier", "interaction"]
+
 # Names of our parameters, and of the same ones in the published checkpoints.
 _PUBLISHED = {
     "visual.": "fc.0.",
     "prompt.0.": "label_emb.0.",
     "prompt.3.": "label_emb.3.",
-    "interaction.attention_norm.": "attention.layers.0.0.norm.",
-    "interaction.to_qkv.": "attention.layers.0.0.fn.to_qkv.",
-    "interaction.to_out.": "attention.layers.0.0.fn.to_out.",
-    "interaction.mlp_norm.": "attention.layers.0.1.norm.",
-    "interaction.mlp.": "attention.layers.0.1.fn.net.",
+    "interaction.blocks.0.attention_norm.": "attention.layers.0.0.norm.",
+    "interaction.blocks.0.to_qkv.": "attention.layers.0.0.fn.to_qkv.",
+    "interaction.blocks.0.to_out.": "attention.layers.0.0.fn.to_out.",
+    "interaction.blocks.0.mlp_norm.": "attention.layers.0.1.norm.",
+    "interaction.blocks.0.mlp.": "attention.layers.0.1.fn.net.",
 }
 
 
@@ -41,6 +44,11 @@ class CPRFL(nn.Module):
         mlp_dim: hidden width of the block's MLP (2048).
         tau: the prompt network's hidden width is tau * dim (0.5).
         dropout: in the prompt network and the block (0.1).
+        prompt_network: ``nonlinear`` as above, or ``linear``: P = T W + b (an ablation of the paper's).
+        depth: blocks of the interaction (1).
+        residual: residual connections in the blocks (none in the released code).
+        stop_gradient: cut one of the two paths by which gradients reach P: ``classifier`` (the factor p_i) or
+            ``interaction`` (the prompts that enter the block).
         standardize: layer applied to the features first.
     """
 
@@ -56,18 +64,17 @@ class CPRFL(nn.Module):
         mlp_dim: PositiveInt = 2048
         tau: PositiveFloat = 0.5
         dropout: float = Field(default=0.1, ge=0, lt=1)
+        prompt_network: PromptNetwork = "nonlinear"
+        depth: PositiveInt = 1
+        residual: bool = False
+        stop_gradient: StopGradient = "none"
 
         def build(self, inputs: ModelInputs) -> CPRFL:
             """The model of these class names and features."""
             return CPRFL(
                 inputs.text_embeddings_CM,
                 inputs.feature_dim,
-                dim=self.dim,
-                num_heads=self.num_heads,
-                head_dim=self.head_dim,
-                mlp_dim=self.mlp_dim,
-                tau=self.tau,
-                dropout=self.dropout,
+                **self.model_dump(exclude={"name", "standardize"}),
                 standardize=self.standardization(inputs),
             )
 
@@ -82,17 +89,24 @@ class CPRFL(nn.Module):
         mlp_dim: int = 2048,
         tau: float = 0.5,
         dropout: float = 0.1,
+        prompt_network: PromptNetwork = "nonlinear",
+        depth: int = 1,
+        residual: bool = False,
+        stop_gradient: StopGradient = "none",
         standardize: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        hidden = max(1, round(tau * dim))
+        hidden, text_dim = max(1, round(tau * dim)), text_embeddings_CM.shape[1]
+        self.stop_gradient = stop_gradient
         self.register_buffer("text_embeddings_CM", text_embeddings_CM.clone())
         self.standardize = standardize or nn.Identity()
         self.visual = nn.Linear(feature_dim, dim)
-        self.prompt = nn.Sequential(
-            nn.Linear(text_embeddings_CM.shape[1], hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
-        )
-        self.interaction = Interaction(dim, num_heads, head_dim, mlp_dim, dropout)
+        self.prompt: nn.Module = nn.Linear(text_dim, dim)
+        if prompt_network == "nonlinear":
+            self.prompt = nn.Sequential(
+                nn.Linear(text_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
+            )
+        self.interaction = Interaction(dim, num_heads, head_dim, mlp_dim, dropout, depth, residual)
 
     @classmethod
     def from_published(cls, state_dict: Mapping[str, Tensor], text_embeddings: Tensor, num_heads: int = 8) -> CPRFL:
@@ -113,7 +127,12 @@ class CPRFL(nn.Module):
         renamed: dict[str, Tensor] = {}
         for ours, theirs in _PUBLISHED.items():
             renamed |= {ours + name.removeprefix(theirs): v for name, v in state.items() if name.startswith(theirs)}
-        needed = ("visual.weight", "prompt.3.weight", "interaction.to_qkv.weight", "interaction.mlp.0.weight")
+        needed = (
+            "visual.weight",
+            "prompt.3.weight",
+            "interaction.blocks.0.to_qkv.weight",
+            "interaction.blocks.0.mlp.0.weight",
+        )
         if len(renamed) != len(state) or any(name not in renamed for name in needed):
             known = tuple(_PUBLISHED.values())
             unknown = [name for name in state if not name.startswith(known)]
@@ -132,8 +151,8 @@ class CPRFL(nn.Module):
             feature_dim,
             dim=dim,
             num_heads=num_heads,
-            head_dim=renamed["interaction.to_qkv.weight"].shape[0] // (3 * num_heads),
-            mlp_dim=renamed["interaction.mlp.0.weight"].shape[0],
+            head_dim=renamed["interaction.blocks.0.to_qkv.weight"].shape[0] // (3 * num_heads),
+            mlp_dim=renamed["interaction.blocks.0.mlp.0.weight"].shape[0],
             tau=hidden / dim,
         ).to(renamed["visual.weight"].dtype)
         model.load_state_dict({**renamed, "text_embeddings_CM": model.text_embeddings_CM})
@@ -153,4 +172,6 @@ class CPRFL(nn.Module):
     def forward(self, features_BVD: Tensor) -> Tensor:
         """Logits [B, C] of grid features [B, V, D0]."""
         prompts_CD = self.prompts()
-        return torch.einsum("bcd,cd->bc", self.category_features(features_BVD, prompts_CD), prompts_CD)
+        entering_CD = prompts_CD.detach() if self.stop_gradient == "interaction" else prompts_CD
+        classifier_CD = prompts_CD.detach() if self.stop_gradient == "classifier" else prompts_CD
+        return torch.einsum("bcd,cd->bc", self.category_features(features_BVD, entering_CD), classifier_CD)

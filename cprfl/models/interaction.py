@@ -10,7 +10,8 @@ needed for the prompts alone, and the prompts' own projections once per batch. T
 
 Which one is cheaper depends on the shape and follows from counting multiplications (`absorbing_is_cheaper`).
 
-Shapes: B images, V cells, C prompts, D width, H heads, E width of a head.
+Shapes: B images, V cells, C prompts, N tokens, D width, H heads, E width of a head; a leading ``...`` is nothing for
+prompts that all images share, or B.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 
 class Interaction(nn.Module):
-    """One pre-norm transformer block without residual connections, evaluated at the prompts only.
+    """Transformer blocks over [cells; prompts]; the last one is evaluated at the prompts only.
 
     Args:
         dim: D.
@@ -29,12 +30,43 @@ class Interaction(nn.Module):
         head_dim: E.
         mlp_dim: width of the hidden layer of the MLP.
         dropout: after the attention's output projection and after both layers of the MLP.
+        depth: number of blocks (1 in the paper). Blocks before the last need the cells' output too, and from then on
+            the prompts differ between images.
+        residual: add each layer's input to its output (not so in the released code).
     """
 
-    def __init__(self, dim: int, num_heads: int, head_dim: int, mlp_dim: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        head_dim: int,
+        mlp_dim: int,
+        dropout: float = 0.0,
+        depth: int = 1,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(dim, num_heads, head_dim, mlp_dim, dropout, residual) for _ in range(depth))
+
+    def forward(self, cells_BVD: Tensor, prompts_CD: Tensor) -> Tensor:
+        """Prompts refined by each image, [B, C, D]."""
+        *earlier, last = self.blocks
+        prompts = prompts_CD
+        for block in earlier:
+            tokens_BND = torch.cat([cells_BVD, prompts.expand(len(cells_BVD), -1, -1)], dim=1)
+            tokens_BND = block(tokens_BND[:, :0], tokens_BND)
+            cells_BVD, prompts = tokens_BND.split([cells_BVD.shape[1], len(prompts_CD)], dim=1)
+        refined_BCD: Tensor = last(cells_BVD, prompts)
+        return refined_BCD
+
+
+class Block(nn.Module):
+    """One pre-norm block, evaluated at the prompts; its arguments are those of `Interaction`."""
+
+    def __init__(self, dim: int, num_heads: int, head_dim: int, mlp_dim: int, dropout: float, residual: bool) -> None:
         super().__init__()
         inner = num_heads * head_dim
-        self.num_heads, self.head_dim = num_heads, head_dim
+        self.num_heads, self.head_dim, self.residual = num_heads, head_dim, residual
         self.attention_norm = nn.LayerNorm(dim)
         self.to_qkv = nn.Linear(dim, 3 * inner, bias=False)
         self.to_out = nn.Sequential(nn.Linear(inner, dim), nn.Dropout(dropout))
@@ -43,50 +75,47 @@ class Interaction(nn.Module):
             nn.Linear(dim, mlp_dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp_dim, dim), nn.Dropout(dropout)
         )
 
-    def forward(self, cells_BVD: Tensor, prompts_CD: Tensor) -> Tensor:
-        """Prompts refined by each image, [B, C, D]."""
-        cells_BVD = self.attention_norm(cells_BVD)
-        query_HCE, prompt_key_HCE, prompt_value_HCE = self._heads(self.attention_norm(prompts_CD))
-        num_cells, dim = cells_BVD.shape[1:]
-        if absorbing_is_cheaper(num_cells, len(prompts_CD), dim, self.head_dim):
-            attended_BHCE = self._absorb(cells_BVD, query_HCE, prompt_key_HCE, prompt_value_HCE)
-        else:
-            attended_BHCE = self._project(cells_BVD, query_HCE, prompt_key_HCE, prompt_value_HCE)
-        attended_BCD = self.to_out(attended_BHCE.transpose(1, 2).flatten(2))
-        refined_BCD: Tensor = self.mlp(self.mlp_norm(attended_BCD))
+    def forward(self, cells_BVD: Tensor, prompts: Tensor) -> Tensor:
+        """The block's output at ``prompts`` [..., C, D], which attend to the cells and to each other: [B, C, D]."""
+        normed_BVD = self.attention_norm(cells_BVD)
+        heads = self._heads(self.attention_norm(prompts))
+        absorb = absorbing_is_cheaper(cells_BVD.shape[1], prompts.shape[-2], cells_BVD.shape[2], self.head_dim)
+        attended_BHCE = (self._absorb if absorb else self._project)(normed_BVD, *heads)
+        output_BCD = self.to_out(attended_BHCE.transpose(1, 2).flatten(2))
+        if self.residual:
+            output_BCD = prompts + output_BCD
+            return output_BCD + self.mlp(self.mlp_norm(output_BCD))
+        refined_BCD: Tensor = self.mlp(self.mlp_norm(output_BCD))
         return refined_BCD
 
-    def _heads(self, tokens_CD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (scaled by 1 / sqrt(E)), keys and values of the prompts, each [H, C, E]."""
-        qkv_3HCE = self.to_qkv(tokens_CD).view(len(tokens_CD), 3, self.num_heads, self.head_dim).permute(1, 2, 0, 3)
-        query_HCE, key_HCE, value_HCE = qkv_3HCE.unbind(0)
-        return query_HCE * self.head_dim**-0.5, key_HCE, value_HCE
+    def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (scaled by 1 / sqrt(E)), keys and values of the prompts, each [..., H, C, E]."""
+        qkv = self.to_qkv(tokens).unflatten(-1, (3, self.num_heads, self.head_dim))
+        query, key, value = (part.transpose(-3, -2) for part in qkv.unbind(-3))
+        return query * self.head_dim**-0.5, key, value
 
-    def _project(self, cells_BVD: Tensor, query_HCE: Tensor, key_HCE: Tensor, value_HCE: Tensor) -> Tensor:
-        batch, num_cells, _ = cells_BVD.shape
-        inner = self.num_heads * self.head_dim
-        key_value = F.linear(cells_BVD, self.to_qkv.weight[inner:])
-        keys, values = (
-            key_value.view(batch, num_cells, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-        )
+    def _project(self, cells_BVD: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        batch = len(cells_BVD)
+        key_value = F.linear(cells_BVD, self.to_qkv.weight[self.num_heads * self.head_dim :])
+        keys, values = key_value.unflatten(2, (2, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
         return F.scaled_dot_product_attention(
-            query_HCE.expand(batch, -1, -1, -1),
-            torch.cat([keys, key_HCE.expand(batch, -1, -1, -1)], dim=2),
-            torch.cat([values, value_HCE.expand(batch, -1, -1, -1)], dim=2),
+            query.expand(batch, -1, -1, -1),
+            torch.cat([keys, key.expand(batch, -1, -1, -1)], dim=2),
+            torch.cat([values, value.expand(batch, -1, -1, -1)], dim=2),
             scale=1.0,
         )
 
-    def _absorb(self, cells_BVD: Tensor, query_HCE: Tensor, key_HCE: Tensor, value_HCE: Tensor) -> Tensor:
-        heads, num_prompts, _ = query_HCE.shape
+    def _absorb(self, cells_BVD: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        heads, num_prompts, _ = query.shape[-3:]
         batch, num_cells, dim = cells_BVD.shape
-        _, key_weight, value_weight = self.to_qkv.weight.view(3, heads, self.head_dim, dim).unbind(0)
-        absorbed_HCD = query_HCE @ key_weight
-        scores_BHCV = (absorbed_HCD.flatten(0, 1) @ cells_BVD.transpose(1, 2)).unflatten(1, (heads, num_prompts))
-        prompt_scores_HCC = query_HCE @ key_HCE.transpose(1, 2)
-        scores = torch.cat([scores_BHCV, prompt_scores_HCC.expand(batch, -1, -1, -1)], dim=3)
-        weights_BHCV, weights_BHCC = scores.softmax(dim=3).split([num_cells, num_prompts], dim=3)
+        _, key_weight_HED, value_weight_HED = self.to_qkv.weight.view(3, heads, self.head_dim, dim).unbind(0)
+        absorbed = (query @ key_weight_HED).flatten(-3, -2)
+        scores_BHCV = (absorbed @ cells_BVD.transpose(1, 2)).unflatten(1, (heads, num_prompts))
+        prompt_scores = (query @ key.transpose(-2, -1)).expand(batch, -1, -1, -1)
+        weights = torch.cat([scores_BHCV, prompt_scores], dim=3).softmax(dim=3)
+        weights_BHCV, weights_BHCC = weights.split([num_cells, num_prompts], dim=3)
         contexts_BHCD = (weights_BHCV.flatten(1, 2) @ cells_BVD).unflatten(1, (heads, num_prompts))
-        return contexts_BHCD @ value_weight.transpose(1, 2) + weights_BHCC @ value_HCE
+        return contexts_BHCD @ value_weight_HED.transpose(1, 2) + weights_BHCC @ value
 
 
 def absorbing_is_cheaper(num_cells: int, num_prompts: int, dim: int, head_dim: int) -> bool:

@@ -1,0 +1,67 @@
+"""The fast head equals the plain one in every shape and with every option; the paper's ablations do what they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cprfl.models import CPRFL, interaction
+from tests.plain_cprfl import plain_logits
+
+
+def model(num_classes: int = 5, **options: Any) -> CPRFL:
+    torch.manual_seed(0)
+    sizes = {"dim": 24, "num_heads": 3, "head_dim": 8, "mlp_dim": 16, "dropout": 0.0} | options
+    return CPRFL(torch.randn(num_classes, 6), 10, **sizes).double()
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 4), st.integers(1, 30), st.integers(1, 12), st.sampled_from([1, 2, 3]), st.booleans(), st.booleans()
+)
+def test_the_fast_head_and_all_its_gradients_equal_the_plain_one(
+    batch: int, cells: int, classes: int, depth: int, residual: bool, linear: bool
+) -> None:
+    network = "linear" if linear else "nonlinear"
+    head = model(classes, depth=depth, residual=residual, prompt_network=network)
+    features = torch.randn(batch, cells, 10, dtype=torch.float64)
+    for absorb in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(interaction, "absorbing_is_cheaper", lambda *_, absorb=absorb: absorb)
+            fast = head(features)
+        plain = plain_logits(head, features)
+        assert torch.allclose(fast, plain, rtol=1e-9, atol=1e-12)
+        parameters = list(head.parameters())
+        pairs = zip(
+            torch.autograd.grad(fast.square().sum(), parameters),
+            torch.autograd.grad(plain.square().sum(), parameters),
+            strict=True,
+        )
+        for ours, theirs in pairs:
+            assert torch.allclose(ours, theirs, rtol=1e-7, atol=1e-9 * float(theirs.abs().max()) + 1e-15)
+
+
+def test_the_two_gradient_paths_add_up_and_each_can_be_cut() -> None:
+    features = torch.randn(3, 7, 10, dtype=torch.float64)
+    gradients = {}
+    for stop in ("none", "classifier", "interaction"):
+        head = model(stop_gradient=stop)
+        logits = head(features)
+        (gradients[stop],) = torch.autograd.grad(logits.square().sum(), [head.prompt[3].weight])
+    assert torch.allclose(gradients["none"], gradients["classifier"] + gradients["interaction"])
+    assert all(float(gradient.abs().max()) > 0 for gradient in gradients.values())
+
+
+def test_tau_is_the_prompt_network_s_hidden_width() -> None:
+    assert model(tau=2.0).prompt[0].out_features == 48
+    assert isinstance(model(prompt_network="linear").prompt, torch.nn.Linear)
+
+
+def test_absorbing_is_chosen_where_it_multiplies_less() -> None:
+    assert interaction.absorbing_is_cheaper(num_cells=196, num_prompts=80, dim=2048, head_dim=512)
+    assert interaction.absorbing_is_cheaper(num_cells=196, num_prompts=20, dim=768, head_dim=96)
+    assert not interaction.absorbing_is_cheaper(num_cells=49, num_prompts=1000, dim=512, head_dim=64)
