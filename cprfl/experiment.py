@@ -84,6 +84,13 @@ class Experiment(Config):
     resources: ResourcesConfig = ResourcesConfig()
     variants: dict[str, dict[str, Any]] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _the_loss_is_asymmetric_unless_named(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("loss"), dict):
+            return {**values, "loss": {"name": "asymmetric", **values["loss"]}}
+        return values
+
     @model_validator(mode="after")
     def _selection_has_a_split_to_select_on(self) -> Self:
         if self.name in ("cache", "mlflow"):

@@ -19,7 +19,8 @@ from cprfl.evaluation import evaluate
 from cprfl.experiment import Experiment
 from cprfl.models.base import ModelInputs, feature_statistics
 from cprfl.training.checkpoint import CheckpointInfo, load_info, load_state, save_checkpoint
-from cprfl.training.loop import EpochEnd, TrainingData, Worker, fit, predict
+from cprfl.training.loop import EpochEnd, Worker, fit, predict
+from cprfl.training.sources import CachedFeatures
 from pipelines import cluster
 from pipelines.preprocess import VALIDATION, Prepared
 from pipelines.tracking import MetricsSink, follow_epochs
@@ -177,7 +178,7 @@ def _train_worker(task: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def _read_splits(prepared: Prepared) -> dict[str, TrainingData]:
+def _read_splits(prepared: Prepared) -> dict[str, CachedFeatures]:
     """Features and targets of each split, joined by image_id: [n, K, V, D]."""
     manifest, features = prepared.read_manifest(), prepared.open_features().read()
     views = int(features.views.max()) + 1 if len(features.views) else 1
@@ -187,5 +188,5 @@ def _read_splits(prepared: Prepared) -> dict[str, TrainingData]:
     for name in dict.fromkeys(manifest.splits):
         part = manifest.split(name)
         rows = torch.tensor([row[image_id] for image_id in part.image_ids])
-        splits[name] = TrainingData(part.image_ids, grids_NKVD[rows], torch.from_numpy(part.targets()))
+        splits[name] = CachedFeatures(part.image_ids, grids_NKVD[rows], torch.from_numpy(part.targets()))
     return splits

@@ -15,17 +15,18 @@ from cprfl.models import CPRFL, LinearProbe
 from cprfl.training.checkpoint import CheckpointInfo, load_info, load_state, load_weights, save_checkpoint
 from cprfl.training.config import TrainConfig
 from cprfl.training.ema import Ema
-from cprfl.training.loop import EpochEnd, TrainingData, Worker, fit
+from cprfl.training.loop import EpochEnd, Worker, fit
 from cprfl.training.optimizer import adamw
+from cprfl.training.sources import CachedFeatures
 
 CPU = Worker(torch.device("cpu"))
 
 
-def data(num_images: int = 50, views: int = 2) -> TrainingData:
+def data(num_images: int = 50, views: int = 2) -> CachedFeatures:
     generator = torch.Generator().manual_seed(1)
     grids = torch.randn(num_images, views, 4, 8, generator=generator).half()
     targets = (grids.float().mean(dim=(1, 2))[:, :5] > 0).float()
-    return TrainingData(tuple(map(str, range(num_images))), grids, targets)
+    return CachedFeatures(tuple(map(str, range(num_images))), grids, targets)
 
 
 def model() -> nn.Module:
@@ -103,7 +104,7 @@ def test_the_average_follows_its_equation() -> None:
 
 
 def test_biases_and_norms_are_not_decayed() -> None:
-    decayed, plain = adamw(model().named_parameters(), lr=1.0, weight_decay=0.1).param_groups
+    decayed, plain = adamw(model(), TrainConfig(lr=1.0, weight_decay=0.1)).param_groups
     assert decayed["weight_decay"] == 0.1
     assert all(p.ndim >= 2 for p in decayed["params"])
     assert plain["weight_decay"] == 0

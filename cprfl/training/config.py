@@ -7,6 +7,27 @@ from typing import Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from cprfl.config import Config
+from cprfl.training.augmentation import AugmentationConfig
+
+
+class FinetuneConfig(Config):
+    """How to train the image encoder.
+
+    Attributes:
+        lr_factor: its learning rate is ``train.lr`` times this.
+        weight_decay: of its matrices; ``train.weight_decay`` unless given.
+        batch_norm: update the running statistics (``train``) or keep them (``frozen``).
+        gradient_checkpointing: recompute activations in the backward pass, for less memory.
+        augmentation: of the decoded images.
+        num_processes: that decode images, per worker.
+    """
+
+    lr_factor: PositiveFloat = 1.0
+    weight_decay: NonNegativeFloat | None = None
+    batch_norm: Literal["train", "frozen"] = "train"
+    gradient_checkpointing: bool = False
+    augmentation: AugmentationConfig = AugmentationConfig()
+    num_processes: int = Field(default=2, ge=0)
 
 
 class TrainConfig(Config):
@@ -24,7 +45,8 @@ class TrainConfig(Config):
         validation: share of the training images that is held out by iterative stratification; 0 trains on all.
         select: which weights are kept: the ``last``, or the ``best`` by mAP on the validation split.
         precision: ``auto`` is bf16 autocast on a GPU, float32 on a CPU.
-        backbone: ``frozen`` trains on cached features.
+        backbone: ``frozen`` trains on cached features, ``finetune`` on images, with the encoder's weights.
+        finetune: settings of the latter.
     """
 
     epochs: PositiveInt = 30
@@ -38,4 +60,5 @@ class TrainConfig(Config):
     validation: float = Field(default=0.0, ge=0, lt=1)
     select: Literal["last", "best"] = "last"
     precision: Literal["auto", "float32", "bf16"] = "auto"
-    backbone: Literal["frozen"] = "frozen"
+    backbone: Literal["frozen", "finetune"] = "frozen"
+    finetune: FinetuneConfig = FinetuneConfig()

@@ -20,14 +20,7 @@ from cprfl.training.checkpoint import TrainingState
 from cprfl.training.config import TrainConfig
 from cprfl.training.ema import Ema
 from cprfl.training.optimizer import adamw, one_cycle
-
-
-class TrainingData(NamedTuple):
-    """Cached features of the training images, in memory: K views each."""
-
-    image_ids: tuple[str, ...]
-    grids_NKVD: Tensor
-    targets_NC: Tensor
+from cprfl.training.sources import TrainingSource
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class EpochEnd(NamedTuple):
 def fit(
     model: nn.Module,
     loss: nn.Module,
-    data: TrainingData,
+    data: TrainingSource,
     config: TrainConfig,
     *,
     seed: int,
@@ -70,7 +63,7 @@ def fit(
     """Train ``model`` in place.
 
     Args:
-        model: gives logits [B, c] of features [B, V, D].
+        model: gives logits [B, c] of the source's inputs.
         loss: of (logits, targets).
         data: all training images; each worker takes its part of every batch.
         config: how to train.
@@ -81,11 +74,12 @@ def fit(
         resume: epochs done, and the state saved after them.
 
     Raises:
-        NonFiniteError: as soon as an epoch's loss is NaN or infinite, naming the images of the first such batch.
+        NonFiniteError: where a loss is NaN or infinite, naming the batch's images; at once on a CPU, at the epoch's
+            end elsewhere, and in either case before a checkpoint is written.
     """
     model.to(worker.device)
     network = _distributed(model, worker)
-    optimizer = adamw(model.named_parameters(), config.lr, config.weight_decay)
+    optimizer = adamw(model, config)
     steps = len(_batches(len(data.image_ids), config.batch_size, worker.world_size, seed=0))
     schedule = one_cycle(optimizer, steps * (config.schedule_epochs or config.epochs), config.warmup)
     ema = Ema(model, config.ema_decay)
@@ -97,13 +91,17 @@ def fit(
         schedule.load_state_dict(state.schedule)
         ema.load(state.ema, state.ema_steps)
     for epoch in range(done + 1, config.epochs + 1):
-        torch.manual_seed((seed * 100_003 + epoch) * 1_009 + worker.rank)
-        batch_losses = []
+        epoch_seed = seed * 100_003 + epoch
+        torch.manual_seed(epoch_seed * 1_009 + worker.rank)
+        all_rows = _batches(len(data.image_ids), config.batch_size, worker.world_size, epoch_seed)
+        own_rows = [rows[worker.rank :: worker.world_size] for rows in all_rows]
+        batch_losses: list[Tensor] = []
         network.train()
-        for rows in _batches(len(data.image_ids), config.batch_size, worker.world_size, seed * 100_003 + epoch):
-            features_BVD, targets_BC = _load(data, rows[worker.rank :: worker.world_size], worker.device)
+        for inputs, targets in data.batches(own_rows, epoch_seed * 1_009 + worker.rank):
+            inputs_B = inputs.to(worker.device, non_blocking=True)
+            targets_BC = targets.to(worker.device, non_blocking=True)
             with _autocast(config, worker.device):
-                batch_loss = loss(network(features_BVD), targets_BC)
+                batch_loss = loss(network(inputs_B), targets_BC)
             optimizer.zero_grad(set_to_none=True)
             batch_loss.backward()
             if config.clip_norm is not None:
@@ -112,8 +110,10 @@ def fit(
             schedule.step()
             ema.update()
             batch_losses.append(batch_loss.detach())
+            if worker.device.type == "cpu":  # elsewhere looking at a loss makes the host wait for the device
+                _check_finite(batch_losses[-1:], [own_rows[len(batch_losses) - 1]], data)
+        _check_finite(batch_losses, own_rows, data)
         losses = torch.stack(batch_losses)
-        _check_finite(losses, data, config, worker, seed * 100_003 + epoch)
         weights = ema.state_dict() if config.ema_decay > 0 else model.state_dict()
         metrics = {
             "train/loss": _mean_over_workers(losses.mean(), worker),
@@ -142,14 +142,6 @@ def _batches(num_images: int, batch_size: int, world_size: int, seed: int) -> li
     return list(torch.cat([order, order[:surplus]]).split(max(batch_size // world_size, 1) * world_size))
 
 
-def _load(data: TrainingData, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Features of one view of each image, drawn anew, and targets."""
-    num_views = data.grids_NKVD.shape[1]
-    views = torch.randint(num_views, (len(rows),)) if num_views > 1 else torch.zeros(len(rows), dtype=torch.long)
-    features_BVD = data.grids_NKVD[rows, views].to(device, non_blocking=True).float()
-    return features_BVD, data.targets_NC[rows].to(device, non_blocking=True)
-
-
 def _autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager[object]:
     half = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, dtype=torch.bfloat16) if half else contextlib.nullcontext()
@@ -162,22 +154,19 @@ def _mean_over_workers(value: Tensor, worker: Worker) -> float:
     return float(value)
 
 
-def _check_finite(losses: Tensor, data: TrainingData, config: TrainConfig, worker: Worker, seed: int) -> None:
-    """Once an epoch, so that no step waits for the device."""
-    finite = torch.isfinite(losses)
+def _check_finite(losses: list[Tensor], rows: list[Tensor], data: TrainingSource) -> None:
+    finite = torch.isfinite(torch.stack(losses))
     if not finite.all():
         step = int((~finite).nonzero()[0])
-        rows = _batches(len(data.image_ids), config.batch_size, worker.world_size, seed)[step]
-        ids = [data.image_ids[row] for row in rows[worker.rank :: worker.world_size].tolist()]
+        ids = [data.image_ids[row] for row in rows[step].tolist()]
         raise NonFiniteError(
-            f"step {step + 1} of the epoch: the loss is {float(losses[step])} on images {', '.join(ids[:8])}"
-            f"{' ...' if len(ids) > 8 else ''}; lower train.lr, or set train.precision=float32; the last good "
-            "checkpoint is kept"
+            f"the loss is {float(losses[step])} on images {', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}; lower "
+            "train.lr, or set train.precision=float32; the last good checkpoint is kept"
         )
 
 
-def predict(model: nn.Module, grids: Iterator[Tensor], device: torch.device) -> Tensor:
-    """Logits [n, c], float32 on the CPU, of batches of grid features [B, V, D]."""
+def predict(model: nn.Module, batches: Iterator[Tensor], device: torch.device) -> Tensor:
+    """Logits [n, c], float32 on the CPU, of batches of the model's input."""
     model.eval().to(device)
     with torch.inference_mode():
-        return torch.cat([model(grid.to(device).float()).float().cpu() for grid in grids])
+        return torch.cat([model(batch.to(device).float()).float().cpu() for batch in batches])

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
 
+from cprfl.models.fine_tuned import FineTuned
+from cprfl.training.config import TrainConfig
 
-def adamw(parameters: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW that decays matrices only: biases and norms (one-dimensional) are left alone, as in the released code."""
-    trained = [parameter for _, parameter in parameters if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr)
+
+def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW that decays matrices only: biases and norms (one-dimensional) are left alone, as in the released code.
+
+    A `FineTuned`'s encoder has its own learning rate and decay.
+    """
+    decay, finetune = config.weight_decay, config.finetune
+    if isinstance(model, FineTuned):
+        encoder_decay = decay if finetune.weight_decay is None else finetune.weight_decay
+        parts = [(model.head, config.lr, decay), (model.encoder, config.lr * finetune.lr_factor, encoder_decay)]
+    else:
+        parts = [(model, config.lr, decay)]
+    groups = []
+    for module, lr, weight_decay in parts:
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        groups.append({"params": [p for p in trained if p.ndim >= 2], "lr": lr, "weight_decay": weight_decay})
+        groups.append({"params": [p for p in trained if p.ndim < 2], "lr": lr, "weight_decay": 0.0})
+    return torch.optim.AdamW([group for group in groups if group["params"]])
 
 
 def one_cycle(
