@@ -15,9 +15,10 @@ def plain_logits(model: CPRFL, features_BVD: Tensor) -> Tensor:
     tokens_BND = torch.cat([cells_BVD, prompts_CD.expand(len(features_BVD), -1, -1)], dim=1)
     for block in model.interaction.blocks:
         batch, num_tokens, _ = tokens_BND.shape
+        normed_BND = block.attention_norm(tokens_BND)
         query, key, value = (
-            part.view(batch, num_tokens, block.num_heads, block.head_dim).transpose(1, 2)
-            for part in block.to_qkv(block.attention_norm(tokens_BND)).chunk(3, dim=2)
+            layer(normed_BND).view(batch, num_tokens, block.num_heads, block.head_dim).transpose(1, 2)
+            for layer in (block.to_query, block.to_key, block.to_value)
         )
         weights = (query @ key.transpose(2, 3) * block.head_dim**-0.5).softmax(dim=3)
         attended = block.to_out((weights @ value).transpose(1, 2).reshape(batch, num_tokens, -1))

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from cprfl.models import CPRFL, interaction
 from tests.plain_cprfl import plain_logits
 
+WAYS = ("project", "absorb_keys", "absorb")
+
 
 def model(num_classes: int = 5, **options: Any) -> CPRFL:
     torch.manual_seed(0)
@@ -29,9 +31,9 @@ def test_the_fast_head_and_all_its_gradients_equal_the_plain_one(
     network = "linear" if linear else "nonlinear"
     head = model(classes, depth=depth, residual=residual, prompt_network=network)
     features = torch.randn(batch, cells, 10, dtype=torch.float64)
-    for absorb in (True, False):
+    for way in WAYS:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(interaction, "absorbing_is_cheaper", lambda *_, absorb=absorb: absorb)
+            patch.setattr(interaction, "cheapest_way", lambda *_, way=way: way)
             fast = head(features)
         plain = plain_logits(head, features)
         assert torch.allclose(fast, plain, rtol=1e-9, atol=1e-12)
@@ -61,7 +63,14 @@ def test_tau_is_the_prompt_network_s_hidden_width() -> None:
     assert isinstance(model(prompt_network="linear").prompt, torch.nn.Linear)
 
 
-def test_absorbing_is_chosen_where_it_multiplies_less() -> None:
-    assert interaction.absorbing_is_cheaper(num_cells=196, num_prompts=80, dim=2048, head_dim=512)
-    assert interaction.absorbing_is_cheaper(num_cells=196, num_prompts=20, dim=768, head_dim=96)
-    assert not interaction.absorbing_is_cheaper(num_cells=49, num_prompts=1000, dim=512, head_dim=64)
+@pytest.mark.parametrize(
+    ("shape", "way"),
+    [
+        ((8, 196, 2048, 80, 512), "absorb"),
+        ((8, 49, 2048, 80, 512), "absorb_keys"),
+        ((32, 196, 768, 20, 96), "absorb"),
+        ((8, 49, 512, 1000, 64), "project"),
+    ],
+)
+def test_the_way_with_fewest_multiplications_is_chosen(shape: tuple[int, ...], way: str) -> None:
+    assert interaction.cheapest_way(*shape) == way

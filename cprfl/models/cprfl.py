@@ -16,13 +16,15 @@ from cprfl.models.interaction import Interaction
 PromptNetwork = Literal["nonlinear", "linear"]
 StopGradient = Literal["none", "classifier", "interaction"]
 
-# Names of our parameters, and of the same ones in the published checkpoints.
+# Names of our parameters, and of the same ones in the published checkpoints, where to_qkv holds queries, keys and values.
 _PUBLISHED = {
     "visual.": "fc.0.",
     "prompt.0.": "label_emb.0.",
     "prompt.3.": "label_emb.3.",
     "interaction.blocks.0.attention_norm.": "attention.layers.0.0.norm.",
-    "interaction.blocks.0.to_qkv.": "attention.layers.0.0.fn.to_qkv.",
+    "interaction.blocks.0.to_query.": "attention.layers.0.0.fn.to_query.",
+    "interaction.blocks.0.to_key.": "attention.layers.0.0.fn.to_key.",
+    "interaction.blocks.0.to_value.": "attention.layers.0.0.fn.to_value.",
     "interaction.blocks.0.to_out.": "attention.layers.0.0.fn.to_out.",
     "interaction.blocks.0.mlp_norm.": "attention.layers.0.1.norm.",
     "interaction.blocks.0.mlp.": "attention.layers.0.1.fn.net.",
@@ -124,13 +126,16 @@ class CPRFL(nn.Module):
         """
         state = {name.removeprefix("module."): value for name, value in state_dict.items()}
         state = {name: value for name, value in state.items() if not name.startswith("Backbone.")}
+        fused = state.pop("attention.layers.0.0.fn.to_qkv.weight", torch.empty(0))
+        for part, weight in zip(("query", "key", "value"), fused.chunk(3), strict=False):
+            state[f"attention.layers.0.0.fn.to_{part}.weight"] = weight
         renamed: dict[str, Tensor] = {}
         for ours, theirs in _PUBLISHED.items():
             renamed |= {ours + name.removeprefix(theirs): v for name, v in state.items() if name.startswith(theirs)}
         needed = (
             "visual.weight",
             "prompt.3.weight",
-            "interaction.blocks.0.to_qkv.weight",
+            "interaction.blocks.0.to_query.weight",
             "interaction.blocks.0.mlp.0.weight",
         )
         if len(renamed) != len(state) or any(name not in renamed for name in needed):
@@ -151,7 +156,7 @@ class CPRFL(nn.Module):
             feature_dim,
             dim=dim,
             num_heads=num_heads,
-            head_dim=renamed["interaction.blocks.0.to_qkv.weight"].shape[0] // (3 * num_heads),
+            head_dim=renamed["interaction.blocks.0.to_query.weight"].shape[0] // num_heads,
             mlp_dim=renamed["interaction.blocks.0.mlp.0.weight"].shape[0],
             tau=hidden / dim,
         ).to(renamed["visual.weight"].dtype)

@@ -5,16 +5,19 @@ of whose output only the prompts' rows are used. And the prompts going in are th
 needed for the prompts alone, and the prompts' own projections once per batch. Two exact ways to do the rest:
 
 * project: keys and values of all cells, as usual;
-* absorb: (q W_k) f instead of q (W_k f), and (a f) W_v instead of a (W_v f), so that the projections are applied to
-  the few queries and contexts instead of the many cells.
+* absorb: (q W_k) f instead of q (W_k f), and (a f) W_v instead of a (W_v f), so that a projection is applied to the few
+  queries or contexts instead of the many cells.
 
-Which one is cheaper depends on the shape and follows from counting multiplications (`absorbing_is_cheaper`).
+Which one is cheaper depends on the shape, for keys and values separately, and follows from counting multiplications
+(`cheapest_way`).
 
 Shapes: B images, V cells, C prompts, N tokens, D width, H heads, E width of a head; a leading ``...`` is nothing for
 prompts that all images share, or B.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +71,7 @@ class Block(nn.Module):
         inner = num_heads * head_dim
         self.num_heads, self.head_dim, self.residual = num_heads, head_dim, residual
         self.attention_norm = nn.LayerNorm(dim)
-        self.to_qkv = nn.Linear(dim, 3 * inner, bias=False)
+        self.to_query, self.to_key, self.to_value = (nn.Linear(dim, inner, bias=False) for _ in range(3))
         self.to_out = nn.Sequential(nn.Linear(inner, dim), nn.Dropout(dropout))
         self.mlp_norm = nn.LayerNorm(dim)
         self.mlp = nn.Sequential(
@@ -77,10 +80,13 @@ class Block(nn.Module):
 
     def forward(self, cells_BVD: Tensor, prompts: Tensor) -> Tensor:
         """The block's output at ``prompts`` [..., C, D], which attend to the cells and to each other: [B, C, D]."""
-        normed_BVD = self.attention_norm(cells_BVD)
-        heads = self._heads(self.attention_norm(prompts))
-        absorb = absorbing_is_cheaper(cells_BVD.shape[1], prompts.shape[-2], cells_BVD.shape[2], self.head_dim)
-        attended_BHCE = (self._absorb if absorb else self._project)(normed_BVD, *heads)
+        cells_BVD, normed = self.attention_norm(cells_BVD), self.attention_norm(prompts)
+        query = self._split(self.to_query(normed)) * self.head_dim**-0.5
+        way = cheapest_way(*cells_BVD.shape, prompts.shape[-2], self.head_dim)
+        if way == "project":
+            attended_BHCE = self._project(cells_BVD, normed, query)
+        else:
+            attended_BHCE = self._absorb(cells_BVD, normed, query, values_too=way == "absorb")
         output_BCD = self.to_out(attended_BHCE.transpose(1, 2).flatten(2))
         if self.residual:
             output_BCD = prompts + output_BCD
@@ -88,42 +94,57 @@ class Block(nn.Module):
         refined_BCD: Tensor = self.mlp(self.mlp_norm(output_BCD))
         return refined_BCD
 
-    def _heads(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (scaled by 1 / sqrt(E)), keys and values of the prompts, each [..., H, C, E]."""
-        qkv = self.to_qkv(tokens).unflatten(-1, (3, self.num_heads, self.head_dim))
-        query, key, value = (part.transpose(-3, -2) for part in qkv.unbind(-3))
-        return query * self.head_dim**-0.5, key, value
+    def _split(self, tokens: Tensor) -> Tensor:
+        """[..., N, H E] to [..., H, N, E]."""
+        return tokens.unflatten(-1, (self.num_heads, self.head_dim)).transpose(-3, -2)
 
-    def _project(self, cells_BVD: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def _project(self, cells_BVD: Tensor, prompts: Tensor, query: Tensor) -> Tensor:
         batch = len(cells_BVD)
-        key_value = F.linear(cells_BVD, self.to_qkv.weight[self.num_heads * self.head_dim :])
-        keys, values = key_value.unflatten(2, (2, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4).unbind(0)
+
+        def tokens(layer: nn.Linear) -> Tensor:
+            of_prompts = self._split(layer(prompts)).expand(batch, -1, -1, -1)
+            return torch.cat([self._split(layer(cells_BVD)), of_prompts], dim=2)
+
         return F.scaled_dot_product_attention(
-            query.expand(batch, -1, -1, -1),
-            torch.cat([keys, key.expand(batch, -1, -1, -1)], dim=2),
-            torch.cat([values, value.expand(batch, -1, -1, -1)], dim=2),
-            scale=1.0,
+            query.expand(batch, -1, -1, -1), tokens(self.to_key), tokens(self.to_value), scale=1.0
         )
 
-    def _absorb(self, cells_BVD: Tensor, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        heads, num_prompts, _ = query.shape[-3:]
-        batch, num_cells, dim = cells_BVD.shape
-        _, key_weight_HED, value_weight_HED = self.to_qkv.weight.view(3, heads, self.head_dim, dim).unbind(0)
-        absorbed = (query @ key_weight_HED).flatten(-3, -2)
-        scores_BHCV = (absorbed @ cells_BVD.transpose(1, 2)).unflatten(1, (heads, num_prompts))
-        prompt_scores = (query @ key.transpose(-2, -1)).expand(batch, -1, -1, -1)
-        weights = torch.cat([scores_BHCV, prompt_scores], dim=3).softmax(dim=3)
-        weights_BHCV, weights_BHCC = weights.split([num_cells, num_prompts], dim=3)
-        contexts_BHCD = (weights_BHCV.flatten(1, 2) @ cells_BVD).unflatten(1, (heads, num_prompts))
-        return contexts_BHCD @ value_weight_HED.transpose(1, 2) + weights_BHCC @ value
+    def _absorb(self, cells_BVD: Tensor, prompts: Tensor, query: Tensor, values_too: bool) -> Tensor:
+        (batch, num_cells, _), (heads, num_prompts, _) = cells_BVD.shape, query.shape[-3:]
+        by_head = (heads, self.head_dim)
+        absorbed = _by_head(query, self.to_key.weight.unflatten(0, by_head)).flatten(-3, -2)
+        prompt_scores = (absorbed @ prompts.transpose(-2, -1)).expand(batch, -1, -1)
+        weights = torch.cat([absorbed @ cells_BVD.transpose(1, 2), prompt_scores], dim=2).softmax(dim=2)
+        to_cells, to_prompts = weights.split([num_cells, num_prompts], dim=2)
+        if values_too:
+            contexts = torch.baddbmm(to_prompts @ prompts, to_cells, cells_BVD).unflatten(1, (heads, num_prompts))
+            weight_HED = self.to_value.weight.unflatten(0, by_head)
+            # E x N rather than N x E, so that the weight's gradient comes out in the weight's own layout
+            attended_HEN = weight_HED @ contexts.transpose(0, 1).flatten(1, 2).transpose(1, 2)
+            return attended_HEN.unflatten(2, (batch, num_prompts)).permute(2, 0, 3, 1)
+        values_BHVE, prompt_values = self._split(self.to_value(cells_BVD)), self._split(self.to_value(prompts))
+        shape = (heads, num_prompts)
+        return to_cells.unflatten(1, shape) @ values_BHVE + to_prompts.unflatten(1, shape) @ prompt_values
 
 
-def absorbing_is_cheaper(num_cells: int, num_prompts: int, dim: int, head_dim: int) -> bool:
-    """Compare the multiplications per image and head of the two ways.
+def _by_head(tokens: Tensor, weight_HED: Tensor) -> Tensor:
+    """[..., H, C, E] times [H, E, D]; a broadcasting matmul would copy the weights once per image."""
+    if tokens.ndim == 3:
+        return tokens @ weight_HED
+    return torch.einsum("bhce,hed->bhcd", tokens, weight_HED)
 
-    Projecting: keys and values of V cells (2 V D E), then scores and contexts of C queries in E (2 V C E).
-    Absorbing: scores and contexts in D (2 V C D), then the values' projection of C contexts (C D E).
+
+def cheapest_way(
+    batch: int, num_cells: int, dim: int, num_prompts: int, head_dim: int
+) -> Literal["project", "absorb_keys", "absorb"]:
+    """Compare the multiplications per image and head.
+
+    Projecting keys, or values, of V cells and using them for C queries takes V D E + V C E. Absorbing takes V C D and
+    the projection itself: C D E once per batch for the keys, for every image for the values. So whoever absorbs the
+    values absorbs the keys too.
     """
-    project = 2 * num_cells * head_dim * (dim + num_prompts)
-    absorb = 2 * num_cells * num_prompts * dim + num_prompts * dim * head_dim
-    return absorb < project
+    project = num_cells * head_dim * (dim + num_prompts)
+    absorb, projection = num_cells * num_prompts * dim, num_prompts * dim * head_dim
+    if absorb + projection < project:
+        return "absorb"
+    return "absorb_keys" if absorb + projection / batch < project else "project"
