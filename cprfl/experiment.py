@@ -97,6 +97,15 @@ class Experiment(Config):
             raise ValueError(f"name {self.name!r} is taken by a folder of the same name under output_dir")
         if self.train.select == "best" and self.protocol == "honest" and self.train.validation == 0:
             raise ValueError("train.select: best needs train.validation > 0 (a split of the training images)")
+        if self.train.backbone == "finetune":
+            if self.model.standardize:
+                raise ValueError(
+                    "model.standardize needs statistics of fixed features; set it to false with backbone: finetune"
+                )
+            if self.encoder.views > 1:
+                raise ValueError(
+                    "encoder.views is for cached features; train.finetune.augmentation augments on the fly"
+                )
         return self
 
     @property

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from cprfl.encoders.image import ImageEncoder
 from cprfl.errors import CheckpointError
 from cprfl.experiment import Experiment
 from cprfl.models.base import ModelInputs
-from cprfl.training.checkpoint import CheckpointInfo, load_info, load_weights
+from cprfl.training.checkpoint import ENCODER, CheckpointInfo, load_info, load_weights
 
 
 def load_model(folder: Path) -> tuple[nn.Module, CheckpointInfo]:
@@ -56,7 +56,7 @@ class Predictor:
         Args:
             checkpoint: its folder.
             encoder_weights: safetensors with the encoder's own state; without it the encoder is built as configured,
-                from its tag, file or cache.
+                from its tag, file or cache. A fine-tuned encoder's weights are in the checkpoint itself.
             cache_dir: where encoders trained here are kept.
 
         Raises:
@@ -65,22 +65,32 @@ class Predictor:
         model, info = load_model(checkpoint)
         experiment = Experiment.model_validate(info.experiment)
         config = experiment.encoder
+        fine_tuned = checkpoint / ENCODER
+        if fine_tuned.exists():
+            encoder_weights = fine_tuned
         if encoder_weights is not None:
             config = config.model_copy(update={"pretrained": "random", "weights": None})
         encoder = config.build(cache_dir or experiment.cache_dir)
         if encoder_weights is not None:
             encoder.load_state_dict(load_file(encoder_weights))
-        if encoder.fingerprint() != info.encoder_fingerprint:
+        if not fine_tuned.exists() and encoder.fingerprint() != info.encoder_fingerprint:
             raise CheckpointError(f"{checkpoint}: trained on features of another encoder than the one at hand")
         return cls(model, encoder, info.class_names)
 
     def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
         """Probabilities, float32 [n, c]."""
-        batch = self.encoder.config.batch_size
-        scores = [np.empty((0, len(self.class_names)), dtype=np.float32)]
+        size = self.encoder.config.batch_size
+        starts = range(0, len(images), size)
+        batches = (
+            torch.stack([self.encoder.transform(image) for image in images[start : start + size]]) for start in starts
+        )
+        return self.logits(batches).sigmoid().numpy()
+
+    def logits(self, batches: Iterable[Tensor]) -> Tensor:
+        """Logits, float32 [n, c] on the CPU, of batches of transformed images [B, 3, H, W]."""
+        found = [torch.empty((0, len(self.class_names)))]
         with torch.inference_mode():
-            for start in range(0, len(images), batch):
-                pixels = torch.stack([self.encoder.transform(image) for image in images[start : start + batch]])
-                grid_BVD = self.encoder(pixels.to(self.device)).grid_BVD
-                scores.append(self.model(grid_BVD.half().float()).sigmoid().cpu().numpy())  # cached features are half
-        return np.concatenate(scores)
+            for images_B3HW in batches:
+                grid_BVD = self.encoder(images_B3HW.to(self.device)).grid_BVD
+                found.append(self.model(grid_BVD.half().float()).float().cpu())  # cached features are half
+        return torch.cat(found)

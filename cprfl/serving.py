@@ -17,11 +17,12 @@ from PIL import Image
 from cprfl.data.images import open_image, to_rgb
 from cprfl.errors import UnreadableImageError
 from cprfl.predictor import Predictor
+from cprfl.training.checkpoint import ENCODER
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CHECKPOINT, ENCODER = "checkpoint", "encoder.safetensors"
+CHECKPOINT = "checkpoint"
 
 
 class ImageClassifier:

@@ -44,10 +44,12 @@ def preprocess(config: ConfigArgument, overrides: SetOption = None) -> None:
     from pipelines.preprocess import preprocess as stage
 
     prepared = stage(experiment)
-    manifest, store = prepared.read_manifest(), prepared.open_features()
+    manifest = prepared.read_manifest()
     print(f"manifest  {prepared.manifest}: {len(manifest)} images, {len(manifest.class_names)} classes")
     print(f"text      {prepared.text_embeddings}")
-    print(f"features  {store.path}: {len(store)} rows of {list(store.grid_shape)}")
+    if prepared.features:
+        store = prepared.open_features()
+        print(f"features  {store.path}: {len(store)} rows of {list(store.grid_shape)}")
 
 
 @app.command()

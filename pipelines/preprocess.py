@@ -12,7 +12,7 @@ from cprfl.data.feature_store import FeatureStore
 from cprfl.data.files import fingerprint
 from cprfl.data.manifest import TRAIN, Manifest
 from cprfl.data.stratify import stratify
-from cprfl.encoders.extraction import extract
+from cprfl.encoders.extraction import check_images, extract
 from cprfl.encoders.text import TextEmbeddings
 from cprfl.experiment import Experiment
 
@@ -21,7 +21,7 @@ VALIDATION = "val"
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where the next stages find their input."""
+    """Where the next stages find their input; ``features`` is empty where the encoder is fine-tuned."""
 
     manifest: str
     features: str
@@ -34,6 +34,12 @@ class Prepared:
     def open_features(self) -> FeatureStore:
         """The feature store."""
         return FeatureStore.open(self.features)
+
+    def encoder_fingerprint(self, experiment: Experiment) -> str:
+        """Of the encoder as it was before any fine-tuning."""
+        if self.features:
+            return str(self.open_features().description["encoder_fingerprint"])
+        return experiment.encoder.build(experiment.cache_dir).fingerprint()
 
     def read_text_embeddings(self) -> TextEmbeddings:
         """One embedding per class."""
@@ -50,21 +56,21 @@ def preprocess(experiment: Experiment) -> Prepared:
     if experiment.train.validation > 0:
         manifest = _hold_out(manifest, experiment.train.validation, experiment.seed)
     text = _text_embeddings(experiment, manifest.class_names)
-    encoder = experiment.encoder.build(experiment.cache_dir)
-    store = extract(
-        manifest,
-        encoder,
-        experiment.cache_dir / "features",
-        on_bad_image=experiment.dataset.on_bad_image,
-        report=experiment.folder / "bad_images.csv",
-    )
-    bad = {item.image_id for item in store.bad_images}
-    if bad:
-        print(f"{len(bad)} images skipped: {experiment.folder / 'bad_images.csv'}", file=sys.stderr)
+    report, on_bad_image = experiment.folder / "bad_images.csv", experiment.dataset.on_bad_image
+    if experiment.train.backbone == "finetune":
+        features, found = "", check_images(manifest, on_bad_image=on_bad_image, report=report)
+    else:
+        encoder = experiment.encoder.build(experiment.cache_dir)
+        root = experiment.cache_dir / "features"
+        store = extract(manifest, encoder, root, on_bad_image=on_bad_image, report=report)
+        features, found = str(store.path), store.bad_images
+    if found:
+        bad = {item.image_id for item in found}
+        print(f"{len(bad)} images skipped: {report}", file=sys.stderr)
         manifest = manifest.select([row for row, image_id in enumerate(manifest.image_ids) if image_id not in bad])
     path = experiment.folder / "manifest.parquet"
     manifest.write(path)
-    return Prepared(str(path), str(store.path), str(text))
+    return Prepared(str(path), features, str(text))
 
 
 def _hold_out(manifest: Manifest, share: float, seed: int) -> Manifest:

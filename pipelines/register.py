@@ -14,6 +14,7 @@ from cprfl import serving
 from cprfl.data.images import open_image
 from cprfl.data.manifest import TEST
 from cprfl.experiment import Experiment
+from cprfl.training.checkpoint import ENCODER
 from pipelines.preprocess import Prepared
 
 CHAMPION = "champion"
@@ -37,7 +38,6 @@ def register(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> st
     from mlflow.types.schema import AnyType, ColSpec, Schema
     from safetensors.torch import save_file
 
-    encoder = experiment.encoder.build(experiment.cache_dir)
     test = prepared.read_manifest().split(TEST)
     picture = io.BytesIO()
     open_image(test.uris[0]).save(picture, format="PNG")
@@ -47,8 +47,10 @@ def register(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> st
     )
     with tempfile.TemporaryDirectory() as folder:
         shutil.copytree(checkpoint, Path(folder) / serving.CHECKPOINT)
-        weights = {name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}
-        save_file(weights, Path(folder) / serving.ENCODER)
+        if not (checkpoint / ENCODER).exists():  # a fine-tuned encoder's weights are in the checkpoint
+            encoder = experiment.encoder.build(experiment.cache_dir)
+            weights = {name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}
+            save_file(weights, Path(folder) / ENCODER)
         logged: Any = mlflow.pyfunc.log_model(
             name="model",
             loader_module=serving.__name__,

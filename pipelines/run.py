@@ -73,11 +73,11 @@ def _training_run(experiment: Experiment, prepared: Prepared):  # type: ignore[n
     """A new MLflow run, or that of an interrupted training of the same experiment and data."""
     key = training_key(experiment, prepared)
     earlier = tracking.interrupted_run(experiment, key) if unfinished(experiment, key) else None
-    store, text = prepared.open_features(), prepared.read_text_embeddings()
     tags = {
         "dataset_digest": prepared.read_manifest().digest,
-        "encoder_fingerprint": store.description["encoder_fingerprint"],
-        "text_encoder": text.encoder,
+        "encoder_fingerprint": prepared.encoder_fingerprint(experiment),
+        "text_encoder": prepared.read_text_embeddings().encoder,
+        "backbone": experiment.train.backbone,
         **tracking.training_tag(key),
     }
     return tracking.run(experiment, run_id=earlier, tags=tags)

@@ -5,22 +5,26 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from cprfl.data.files import fingerprint
 from cprfl.data.long_tail import class_counts
-from cprfl.data.manifest import TEST, TRAIN
+from cprfl.data.manifest import TEST, TRAIN, Manifest
+from cprfl.encoders.text import TextEmbeddings
 from cprfl.errors import UserError
 from cprfl.evaluation import evaluate
 from cprfl.experiment import Experiment
 from cprfl.models.base import ModelInputs, feature_statistics
+from cprfl.models.fine_tuned import FineTuned, grid_channels, split_weights
 from cprfl.training.checkpoint import CheckpointInfo, load_info, load_state, save_checkpoint
 from cprfl.training.loop import EpochEnd, Worker, fit, predict
-from cprfl.training.sources import CachedFeatures
+from cprfl.training.sources import CachedFeatures, ImageFiles, TrainingSource
 from pipelines import cluster
 from pipelines.preprocess import VALIDATION, Prepared
 from pipelines.tracking import MetricsSink, follow_epochs
@@ -40,7 +44,11 @@ class _Task:
 
 def training_key(experiment: Experiment, prepared: Prepared) -> str:
     """Names one training: a run interrupted under this key is resumed, a changed one starts anew."""
-    data = [Path(prepared.features).name, prepared.read_manifest().digest, Path(prepared.text_embeddings).stem]
+    data = [
+        Path(prepared.features or "images").name,
+        prepared.read_manifest().digest,
+        Path(prepared.text_embeddings).stem,
+    ]
     return fingerprint([experiment.training_fingerprint, data])
 
 
@@ -119,7 +127,7 @@ def _keep(source: Path, target: Path) -> Path:
 
 
 def _train_worker(task: dict[str, Any]) -> None:
-    """One worker: read the features, build the model, fit, report every epoch."""
+    """One worker: build the network and its data, fit, report every epoch."""
     import ray.train
     from ray.train.torch import get_device
 
@@ -127,29 +135,20 @@ def _train_worker(task: dict[str, Any]) -> None:
     prepared = Prepared(**task["prepared"])
     context = ray.train.get_context()
     worker = Worker(get_device(), context.get_world_rank(), context.get_world_size())
-    sink = MetricsSink(**task["sink"])
-    manifest, text, store = prepared.read_manifest(), prepared.read_text_embeddings(), prepared.open_features()
-    splits = _read_splits(prepared)
-    training, counts = splits[TRAIN], class_counts(manifest)
-    feature_dim = store.grid_shape[1]
+    manifest, text = prepared.read_manifest(), prepared.read_text_embeddings()
+    counts = class_counts(manifest)
     torch.manual_seed(experiment.seed)
-    model = experiment.model.build(
-        ModelInputs(
-            len(manifest.class_names), feature_dim, text.embeddings_CM, *feature_statistics(training.grids_NKVD)
-        )
-    )
+    setup = (_frozen if prepared.features else _fine_tuned)(experiment, prepared, manifest, text)
     selection = TEST if experiment.protocol == "published" else VALIDATION
-    watched = splits.get(selection)
+    watched = manifest.split(selection)
 
     def validate(weights: dict[str, torch.Tensor]) -> dict[str, float]:
-        assert watched is not None
-        trained = {name: value.clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(weights)
-        logits = predict(model, iter(watched.grids_NKVD[:, 0].split(256)), worker.device)
-        model.load_state_dict(trained)
-        result = evaluate(logits.numpy(), watched.targets_NC.numpy(), manifest.class_names, counts, manifest.groups)
-        named = {name: value for name, value in result.metrics.items() if not name.startswith("AP/")}
-        return {f"{selection}/{name}": value for name, value in named.items()}
+        trained = {name: value.clone() for name, value in setup.network.state_dict().items()}
+        setup.network.load_state_dict(weights)
+        logits = predict(setup.network, setup.inputs(selection), worker.device)
+        setup.network.load_state_dict(trained)
+        result = evaluate(logits.numpy(), watched.targets(), manifest.class_names, counts, manifest.groups)
+        return {f"{selection}/{name}": value for name, value in result.metrics.items() if not name.startswith("AP/")}
 
     def report(end: EpochEnd) -> None:
         selects = experiment.protocol == "published" or experiment.train.select == "best"
@@ -157,29 +156,75 @@ def _train_worker(task: dict[str, Any]) -> None:
         if worker.rank > 0:
             ray.train.report({_SCORE: score})
             return
-        sink.log(end.metrics, end.epoch)
+        MetricsSink(**task["sink"]).log(end.metrics, end.epoch)
         info = CheckpointInfo(
-            task["experiment"], list(manifest.class_names), feature_dim,
-            store.description["encoder_fingerprint"], text.encoder, end.epoch, end.metrics,
+            task["experiment"], list(manifest.class_names), setup.feature_dim,
+            setup.encoder_fingerprint, text.encoder, end.epoch, end.metrics,
         )  # fmt: skip
+        head, encoder = split_weights(end.weights) if isinstance(setup.network, FineTuned) else (end.weights, None)
         with tempfile.TemporaryDirectory() as folder:
-            save_checkpoint(Path(folder), end.weights, info, end.state)
+            save_checkpoint(Path(folder), head, info, end.state, encoder)
             ray.train.report({_SCORE: score}, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
     resume = None
     if (checkpoint := ray.train.get_checkpoint()) is not None:
         with checkpoint.as_directory() as folder:
             resume = load_info(Path(folder)).epoch, load_state(Path(folder))
-    loss = experiment.loss.build(counts, len(training.image_ids))
     fit(
-        model, loss, training, experiment.train,
+        setup.network, experiment.loss.build(counts, len(setup.source.image_ids)), setup.source, experiment.train,
         seed=experiment.seed, worker=worker, on_epoch_end=report, resume=resume,
-        validate=validate if watched is not None else None,
+        validate=validate if len(watched) else None,
     )  # fmt: skip
 
 
-def _read_splits(prepared: Prepared) -> dict[str, CachedFeatures]:
-    """Features and targets of each split, joined by image_id: [n, K, V, D]."""
+class _Setup(NamedTuple):
+    """What a worker trains, on what, and the network's inputs for all images of a split."""
+
+    network: nn.Module
+    source: TrainingSource
+    inputs: Callable[[str], Iterator[torch.Tensor]]
+    feature_dim: int
+    encoder_fingerprint: str
+
+
+def _frozen(experiment: Experiment, prepared: Prepared, manifest: Manifest, text: TextEmbeddings) -> _Setup:
+    store = prepared.open_features()
+    splits = read_splits(prepared)
+    training, feature_dim = splits[TRAIN], store.grid_shape[1]
+    statistics = feature_statistics(training.grids_NKVD)
+    model = experiment.model.build(ModelInputs(len(manifest.class_names), feature_dim, text.embeddings_CM, *statistics))
+    fingerprint_of_encoder = store.description["encoder_fingerprint"]
+    return _Setup(
+        model, training, lambda split: iter(splits[split].grids_NKVD[:, 0].split(256)), feature_dim,
+        fingerprint_of_encoder,
+    )  # fmt: skip
+
+
+def _fine_tuned(experiment: Experiment, prepared: Prepared, manifest: Manifest, text: TextEmbeddings) -> _Setup:
+    settings = experiment.train.finetune
+    encoder = experiment.encoder.build(experiment.cache_dir)
+    fingerprint_of_encoder, feature_dim = encoder.fingerprint(), grid_channels(encoder)
+    if settings.gradient_checkpointing:
+        encoder.checkpoint_gradients()
+    unknown = torch.zeros(
+        feature_dim
+    )  # statistics of features that change while training: nothing standardises by them
+    model = experiment.model.build(
+        ModelInputs(len(manifest.class_names), feature_dim, text.embeddings_CM, unknown, unknown)
+    )
+    source = ImageFiles(manifest.split(TRAIN), encoder, settings.augmentation, settings.num_processes)
+
+    def inputs(split: str) -> Iterator[torch.Tensor]:
+        plain = ImageFiles(manifest.split(split), encoder, num_processes=settings.num_processes)
+        return plain.in_order(experiment.encoder.batch_size)
+
+    return _Setup(
+        FineTuned(encoder, model, settings.batch_norm), source, inputs, feature_dim, fingerprint_of_encoder
+    )  # fmt: skip
+
+
+def read_splits(prepared: Prepared) -> dict[str, CachedFeatures]:
+    """Features and targets of each split, joined by image_id."""
     manifest, features = prepared.read_manifest(), prepared.open_features().read()
     views = int(features.views.max()) + 1 if len(features.views) else 1
     grids_NKVD = torch.from_numpy(features.grid).unflatten(0, (-1, views))

@@ -15,7 +15,7 @@ from torch import Tensor
 from cprfl.config import DataPath
 from cprfl.encoders.image import STATISTICS, ImageEncoder, ImageEncoderConfig, freeze
 from cprfl.encoders.weights import from_hub, load_weights
-from cprfl.errors import WeightsError
+from cprfl.errors import ConfigError, WeightsError
 from cprfl.torchvision_cpu import ensure_torchvision
 
 EMBEDDED = "cprfl-embedded"  # our model configuration of open_clip; its weights are trained where they are needed
@@ -130,6 +130,12 @@ class OpenClipEncoder(ImageEncoder):
         self.layer, self.project = config.layer, config.project
         if self.project and self._projection() is None:
             raise WeightsError(f"{config.model}: its image tower has no projection of single cells; set project: false")
+
+    def checkpoint_gradients(self) -> None:
+        """See `ImageEncoder.checkpoint_gradients`; open_clip does it for transformers and timm's towers."""
+        if hasattr(self.visual, "attnpool"):
+            raise ConfigError("train.finetune.gradient_checkpointing: open_clip's ResNets have none; set it to false")
+        self.visual.set_grad_checkpointing(True)
 
     def encode(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """See `ImageEncoder.encode`."""

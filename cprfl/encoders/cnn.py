@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cprfl.config import DataPath
 from cprfl.encoders.image import STATISTICS, ImageEncoder, ImageEncoderConfig, freeze
@@ -42,9 +43,21 @@ class CnnEncoder(ImageEncoder):
         else:
             self.cnn = cnn.features
 
+        self.checkpointed = False
+
+    def checkpoint_gradients(self) -> None:
+        """See `ImageEncoder.checkpoint_gradients`."""
+        self.checkpointed = True
+
     def encode(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """See `ImageEncoder.encode`."""
-        grid_BDhw = self.cnn(images_B3HW)
+        grid_BDhw = images_B3HW
+        for stage in self.cnn:
+            # Single layers are cheap, and their in-place ReLUs would overwrite what a checkpoint keeps.
+            if self.checkpointed and torch.is_grad_enabled() and list(stage.children()):
+                grid_BDhw = checkpoint(stage, grid_BDhw, use_reentrant=False)
+            else:
+                grid_BDhw = stage(grid_BDhw)
         return grid_BDhw, grid_BDhw.mean(dim=(2, 3))
 
 

@@ -58,6 +58,26 @@ def extract(manifest: Manifest, encoder: ImageEncoder, root: Path, *, on_bad_ima
     return store
 
 
+def check_images(manifest: Manifest, *, on_bad_image: str, report: Path) -> list[BadImage]:
+    """Decode every image once, where no features are extracted that would find the bad ones.
+
+    Raises:
+        BadImagesError: for ``on_bad_image="error"``, where there are any.
+    """
+    bad: list[BadImage] = []
+    listed = zip(manifest.image_ids, manifest.uris, strict=True)
+    for image_id, uri in progress(listed, total=len(manifest), what="checking images"):
+        try:
+            open_image(uri)
+        except UnreadableImageError as unreadable:
+            bad.append(BadImage(image_id, uri, str(unreadable)))
+    if bad:
+        error = report_bad_images(bad, len(manifest), report)
+        if on_bad_image == "error":
+            raise error
+    return bad
+
+
 def _encode_shard(part: Manifest, encoder: ImageEncoder, decode_only: bool) -> tuple[Features | None, list[BadImage]]:
     """Features of the images that decode (image by image, view by view), and those that do not."""
     device = encoder.mean.device

@@ -80,6 +80,10 @@ class ImageEncoder(nn.Module):
     def encode(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """Grid features [B, D, h, w] and global features [B, E] of normalised images."""
 
+    @abstractmethod
+    def checkpoint_gradients(self) -> None:
+        """Recompute activations in the backward pass from now on, for less memory."""
+
     def forward(self, images_B3HW: Tensor) -> Encoded:
         """Encode images with values in [0, 1] as `transform` makes them."""
         grid_BDhw, global_BE = self.encode((images_B3HW - self.mean) / self.std)

@@ -16,7 +16,7 @@ from cprfl.models.interaction import Interaction
 PromptNetwork = Literal["nonlinear", "linear"]
 StopGradient = Literal["none", "classifier", "interaction"]
 
-# Names of our parameters, and of the same ones in the published checkpoints, where to_qkv holds queries, keys and values.
+# Names of our parameters and of the published ones (whose to_qkv is taken apart into query, key and value first).
 _PUBLISHED = {
     "visual.": "fc.0.",
     "prompt.0.": "label_emb.0.",

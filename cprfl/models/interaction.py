@@ -82,7 +82,8 @@ class Block(nn.Module):
         """The block's output at ``prompts`` [..., C, D], which attend to the cells and to each other: [B, C, D]."""
         cells_BVD, normed = self.attention_norm(cells_BVD), self.attention_norm(prompts)
         query = self._split(self.to_query(normed)) * self.head_dim**-0.5
-        way = cheapest_way(*cells_BVD.shape, prompts.shape[-2], self.head_dim)
+        batch, num_cells, dim = cells_BVD.shape
+        way = cheapest_way(batch, num_cells, dim, prompts.shape[-2], self.head_dim)
         if way == "project":
             attended_BHCE = self._project(cells_BVD, normed, query)
         else:

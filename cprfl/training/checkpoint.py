@@ -16,6 +16,7 @@ from cprfl.data.files import write_json
 from cprfl.errors import CheckpointError
 
 VERSION = 1
+ENCODER = "encoder.safetensors"
 _WEIGHTS, _DESCRIPTION, _RESUME = "model.safetensors", "checkpoint.json", "resume.pt"
 
 
@@ -27,7 +28,7 @@ class CheckpointInfo:
         experiment: the whole configuration, as JSON-like values.
         class_names: names of the scores' columns.
         feature_dim: channels of the grid features.
-        encoder_fingerprint: of the image encoder whose features the model was trained on.
+        encoder_fingerprint: of the image encoder whose features the model was trained on, before any fine-tuning.
         text_encoder: where the class-name embeddings came from.
         epoch: epochs trained, counted from 1.
         metrics: metrics of that epoch.
@@ -53,10 +54,21 @@ class TrainingState:
     ema_steps: int
 
 
-def save_checkpoint(folder: Path, weights: dict[str, Tensor], info: CheckpointInfo, state: TrainingState) -> None:
-    """Write a checkpoint into ``folder``; the JSON comes last, so that a folder with it is whole."""
+def save_checkpoint(
+    folder: Path,
+    weights: dict[str, Tensor],
+    info: CheckpointInfo,
+    state: TrainingState,
+    encoder_weights: dict[str, Tensor] | None = None,
+) -> None:
+    """Write a checkpoint into ``folder``; the JSON comes last, so that a folder with it is whole.
+
+    ``encoder_weights`` are those of an image encoder that was trained with the model.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, folder / _WEIGHTS)
+    for file, values in ((_WEIGHTS, weights), (ENCODER, encoder_weights or {})):
+        if values:
+            save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, folder / file)
     torch.save(dict(vars(state)), folder / _RESUME)
     write_json(folder / _DESCRIPTION, {"version": VERSION, **asdict(info)})
 

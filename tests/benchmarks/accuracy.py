@@ -29,7 +29,7 @@ from cprfl.models.base import ModelInputs, feature_statistics
 from cprfl.training.loop import EpochEnd, Worker, fit, predict
 from cprfl.training.sources import CachedFeatures
 from pipelines.preprocess import Prepared, preprocess
-from pipelines.train import _read_splits
+from pipelines.train import read_splits
 
 TRIALS, FOLDS, SEEDS, VIEWS = 16, 3, 5, 6
 METRICS = ("mAP", "mAP_head", "mAP_medium", "mAP_tail")
@@ -93,7 +93,7 @@ def trials(config: str, overrides: list[str], method: str) -> Iterator[tuple[dic
 
 def search(config: str, overrides: list[str], method: str, prepared: Prepared) -> list[str]:
     """The overrides of the trial with the highest mean mAP on the folds."""
-    manifest, training = prepared.read_manifest(), _read_splits(prepared)["train"]
+    manifest, training = prepared.read_manifest(), read_splits(prepared)["train"]
     part = stratify(training.targets_NC.numpy(), [1 / FOLDS] * FOLDS, seed=0)
     best: tuple[float, list[str]] = (-1.0, [])
     for number, (chosen, experiment) in enumerate(trials(config, overrides, method)):
@@ -109,7 +109,7 @@ def search(config: str, overrides: list[str], method: str, prepared: Prepared) -
 
 def final(name: str, config: str, overrides: list[str], prepared: Prepared) -> None:
     """Print mean and standard deviation of the test metrics over the seeds."""
-    manifest, splits = prepared.read_manifest(), _read_splits(prepared)
+    manifest, splits = prepared.read_manifest(), read_splits(prepared)
     results = []
     for seed in range(SEEDS):
         experiment = load(config, [*overrides, f"seed={seed}"])

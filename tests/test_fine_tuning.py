@@ -1,0 +1,124 @@
+"""Fine-tuning: the published protocol through the same loop, checkpoint and evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cprfl.data.images import open_image
+from cprfl.encoders.cnn import CnnEncoder
+from cprfl.errors import BadImagesError, ConfigError
+from cprfl.experiment import load
+from cprfl.models import LinearProbe
+from cprfl.models.fine_tuned import FineTuned, grid_channels
+from cprfl.predictor import Predictor
+from cprfl.training.augmentation import AugmentationConfig, augment
+from cprfl.training.config import TrainConfig
+from cprfl.training.optimizer import adamw
+from cprfl.training.sources import ImageFiles
+from pipelines import run as stages
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def network(tmp_path: Path, **options: str) -> FineTuned:
+    encoder = CnnEncoder.Config(model="resnet50", pretrained="random", image_size=32).build(tmp_path)
+    return FineTuned(encoder, LinearProbe(grid_channels(encoder), 3), **({"batch_norm": "train"} | options))
+
+
+def test_the_encoder_has_its_own_rate_and_decay(tmp_path: Path) -> None:
+    config = TrainConfig.model_validate(
+        {"lr": 1.0, "weight_decay": 0.5, "finetune": {"lr_factor": 0.1, "weight_decay": 0.2}}
+    )
+    groups = adamw(network(tmp_path), config).param_groups
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(1.0, 0.5), (1.0, 0.0), (0.1, 0.2), (0.1, 0.0)]
+
+
+def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path) -> None:
+    for mode, moved in (("train", True), ("frozen", False)):
+        model = network(tmp_path, batch_norm=mode).train()
+        before = model.encoder.cnn[1].running_mean.clone()
+        model(torch.rand(2, 3, 32, 32))
+        assert bool((model.encoder.cnn[1].running_mean != before).any()) is moved
+
+
+def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
+    model, images = network(tmp_path, batch_norm="frozen").train(), torch.rand(2, 3, 32, 32)
+    plain = torch.autograd.grad(model(images).square().sum(), list(model.parameters()))
+    model.encoder.checkpoint_gradients()
+    again = torch.autograd.grad(model(images).square().sum(), list(model.parameters()))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(plain, again, strict=True))
+
+
+def test_augmentation_follows_seed_and_row_in_any_process(photos: Path, tmp_path: Path) -> None:
+    dataset = load_small(tmp_path, photos)
+    encoder = CnnEncoder.Config(model="squeezenet1_1", pretrained="random", image_size=32).build(tmp_path)
+    rows = [torch.tensor([3, 1]), torch.tensor([5])]
+
+    def images(processes: int, seed: int = 1) -> torch.Tensor:
+        source = ImageFiles(dataset, encoder, AugmentationConfig(), processes)
+        return torch.cat([batch for batch, _ in source.batches(rows, seed)])
+
+    assert torch.equal(images(0), images(2))
+    assert not torch.equal(images(0), images(0, seed=2))
+    painted = augment(Image.new("RGB", (40, 40)), AugmentationConfig(cutout=0.5, randaugment=False))
+    assert 0 < np.asarray(painted).any(axis=2).mean() <= 0.3
+
+
+def load_small(tmp_path: Path, photos: Path):  # type: ignore[no-untyped-def]
+    from cprfl.data.readers.csv_table import CsvDataset
+
+    return CsvDataset(splits={"train": str(photos / "train.csv")}).read()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_fine_tuned_run_is_evaluated_with_its_own_encoder(small_config: Path, photos: Path) -> None:
+    experiment = load(
+        small_config,
+        ["train.backbone=finetune", "model.standardize=false", "train.epochs=2", "train.finetune.num_processes=0"],
+    )
+    result = stages.run(experiment)["small"]
+    assert "mAP" in result.metrics
+    predictor = Predictor.load(experiment.folder / "checkpoint")
+    before = experiment.encoder.build(experiment.cache_dir)
+    assert not torch.equal(next(predictor.encoder.parameters()), next(before.parameters()))
+    scores = predictor.predict([open_image(str(photos / "20.png"))])
+    assert scores.shape == (1, 3)
+    assert not (experiment.cache_dir / "features").exists()
+
+
+def test_what_fine_tuning_cannot_do_is_said(small_config: Path, photos: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model.standardize needs statistics of fixed features"):
+        load(small_config, ["train.backbone=finetune"])
+    with pytest.raises(ConfigError, match=r"encoder.views is for cached features"):
+        load(small_config, ["train.backbone=finetune", "model.standardize=false", "encoder.views=3"])
+    (photos / "03.png").write_bytes(b"no image")
+    with pytest.raises(BadImagesError, match="03.png"):
+        stages.run(load(small_config, ["train.backbone=finetune", "model.standardize=false"]))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_the_published_configuration_runs_with_other_paths_size_and_epochs(shared: Path, tmp_path: Path) -> None:
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for split, folder in (("train", "train2017"), ("test", "val2017")):
+        lines = (shared / "data" / "coco_mini" / f"{folder}.txt").read_text().splitlines()
+        (lists / f"{split}.txt").write_text("\n".join(lines[:48]) + "\n")
+    experiment = load(
+        CONFIGS / "coco_lt.yaml",
+        [
+            f"data_root={shared}/data", f"output_dir={tmp_path}/outputs", "dataset.labels=lists/coco_labels.txt",
+            "dataset.images=coco_mini/images", f"dataset.splits.train={lists}/train.txt",
+            f"dataset.splits.test={lists}/test.txt", "encoder.pretrained=random", "encoder.image_size=64",
+            "text_encoder.name=npz", "text_encoder.path=text_embeddings/coco.npz", "text_encoder.key=clip_vit_b16",
+            "train.epochs=1", "train.schedule_epochs=1",
+        ],
+    )  # fmt: skip
+    checkpoint = stages.train_stage(experiment)
+    assert (checkpoint / "encoder.safetensors").exists()
+    assert stages.evaluate_stage(experiment).metrics["mAP"] > 0
