@@ -93,6 +93,19 @@ def predict(
         print(f"{image}: " + ", ".join(f"{class_names[i]} {row[i]:.2f}" for i in best))
 
 
+@app.command("import-published")
+def import_published(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Weights of the published CPRFL code.")],
+    config: Annotated[Path, typer.Option(help="Experiment with its classes, text embeddings and encoder.")],
+    overrides: SetOption = None,
+) -> None:
+    """Turn weights of the published CPRFL code into a checkpoint of the experiment."""
+    experiment = _load(config, overrides)
+    from pipelines.import_published import import_published as convert
+
+    print(f"checkpoint  {convert(checkpoint, experiment)}")
+
+
 @app.command()
 def ui(
     output_dir: Annotated[str, typer.Option(help="The experiments' output folder.")] = "outputs",

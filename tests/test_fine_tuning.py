@@ -13,14 +13,17 @@ from cprfl.data.images import open_image
 from cprfl.encoders.cnn import CnnEncoder
 from cprfl.errors import BadImagesError, ConfigError
 from cprfl.experiment import load
-from cprfl.models import LinearProbe
+from cprfl.models import CPRFL, LinearProbe
+from cprfl.models.cprfl import _PUBLISHED
 from cprfl.models.fine_tuned import FineTuned, grid_channels
 from cprfl.predictor import Predictor
+from cprfl.torchvision_cpu import ensure_torchvision
 from cprfl.training.augmentation import AugmentationConfig, augment
 from cprfl.training.config import TrainConfig
 from cprfl.training.optimizer import adamw
 from cprfl.training.sources import ImageFiles
 from pipelines import run as stages
+from pipelines.import_published import _by_position, import_published
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -99,6 +102,38 @@ def test_what_fine_tuning_cannot_do_is_said(small_config: Path, photos: Path) ->
     (photos / "03.png").write_bytes(b"no image")
     with pytest.raises(BadImagesError, match="03.png"):
         stages.run(load(small_config, ["train.backbone=finetune", "model.standardize=false"]))
+
+
+@pytest.mark.parametrize("by_position", [True, False])
+def test_a_published_checkpoint_becomes_one_of_ours(small_config: Path, tmp_path: Path, by_position: bool) -> None:
+    ensure_torchvision()
+    from torchvision.models import resnet50
+
+    torch.manual_seed(0)
+    cnn, head = resnet50().eval(), CPRFL(torch.zeros(3, 16), 2048, dim=24, num_heads=2, head_dim=6, mlp_dim=16, tau=0.5)
+    published = {}
+    fused = torch.cat([head.state_dict()[f"interaction.blocks.0.to_{p}.weight"] for p in ("query", "key", "value")])
+    for name, value in head.state_dict().items():
+        prefix = next((ours for ours in _PUBLISHED if name.startswith(ours)), None)
+        if prefix and "to_query" not in name and "to_key" not in name and "to_value" not in name:
+            published[f"module.{_PUBLISHED[prefix]}{name.removeprefix(prefix)}"] = value
+    published["module.attention.layers.0.0.fn.to_qkv.weight"] = fused
+    for name, value in cnn.state_dict().items():
+        if not name.startswith("fc."):
+            published[f"module.Backbone.{_by_position(name) if by_position else name}"] = value
+    torch.save({"state_dict": published}, tmp_path / "published.pt")
+    experiment = load(
+        small_config,
+        ["encoder.model=resnet50", "model.standardize=false", "model.num_heads=2", "train.backbone=finetune"],
+    )
+    folder = import_published(str(tmp_path / "published.pt"), experiment)
+    predictor = Predictor.load(folder)
+    image = torch.rand(1, 3, 64, 64)
+    text = experiment.text_encoder.embed(tuple(predictor.class_names), tmp_path).embeddings_CM
+    reference = CPRFL.from_published(published, text, num_heads=2).eval()
+    features = torch.nn.Sequential(*list(cnn.children())[:-2])((image - predictor.encoder.mean) / predictor.encoder.std)
+    expected = reference(features.flatten(2).transpose(1, 2))
+    assert torch.allclose(predictor.logits([image]), expected, rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ def save_checkpoint(
     folder: Path,
     weights: dict[str, Tensor],
     info: CheckpointInfo,
-    state: TrainingState,
+    state: TrainingState | None,
     encoder_weights: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint into ``folder``; the JSON comes last, so that a folder with it is whole.
@@ -69,7 +69,8 @@ def save_checkpoint(
     for file, values in ((_WEIGHTS, weights), (ENCODER, encoder_weights or {})):
         if values:
             save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, folder / file)
-    torch.save(dict(vars(state)), folder / _RESUME)
+    if state is not None:
+        torch.save(dict(vars(state)), folder / _RESUME)
     write_json(folder / _DESCRIPTION, {"version": VERSION, **asdict(info)})
 
 
