@@ -80,9 +80,10 @@ def open_clip_module() -> Any:
 
 
 def quietly(create: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-    """Call open_clip without its warnings on the root logger (it warns of random weights, which are loaded later)."""
+    """Call open_clip without its messages on the root logger: it warns of random weights, which are loaded later, and
+    repeats what its exceptions say."""
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         return create(*arguments, **options)
     finally:

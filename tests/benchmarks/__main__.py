@@ -11,4 +11,4 @@ if __name__ == "__main__":
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores, {platform.machine()}"
     print(f"{name}, torch {torch.__version__}, {torch.get_num_threads()} threads\n")
-    head.benchmark(device)
+    print(head.benchmark(device))
