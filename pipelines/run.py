@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from cprfl.data.files import write_json
@@ -14,6 +15,7 @@ from pipelines import tracking
 from pipelines.evaluate import EVALUATION, PREDICTIONS, evaluate_checkpoint
 from pipelines.preprocess import Prepared, preprocess
 from pipelines.register import register
+from pipelines.tracking import MetricsSink
 from pipelines.train import CHECKPOINT, train, training_key, unfinished
 
 _RUN = "run.json"
@@ -69,7 +71,7 @@ def evaluate_stage(experiment: Experiment) -> Evaluation:
         return _evaluate(experiment, prepared, experiment.folder / CHECKPOINT)
 
 
-def _training_run(experiment: Experiment, prepared: Prepared):  # type: ignore[no-untyped-def]
+def _training_run(experiment: Experiment, prepared: Prepared) -> AbstractContextManager[MetricsSink]:
     """A new MLflow run, or that of an interrupted training of the same experiment and data."""
     key = training_key(experiment, prepared)
     earlier = tracking.interrupted_run(experiment, key) if unfinished(experiment, key) else None
