@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from cprfl.data.images import open_image
 from cprfl.errors import CheckpointError, UnreadableImageError
 from cprfl.predictor import Predictor
+from pipelines import tracking
 
 
 def predict_images(model: str, images: Sequence[str], output_dir: Path) -> tuple[np.ndarray, Sequence[str]]:
@@ -37,7 +37,7 @@ def predict_images(model: str, images: Sequence[str], output_dir: Path) -> tuple
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    mlflow.set_tracking_uri(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{output_dir}/mlflow/mlflow.db")
+    tracking.use_store(tracking.tracking_uri(str(output_dir)))
     try:
         loaded = mlflow.pyfunc.load_model(model)
     except MlflowException as error:

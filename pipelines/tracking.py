@@ -42,13 +42,13 @@ class MetricsSink:
         _client(self.tracking_uri).log_batch(self.run_id, metrics=batch)
 
 
-def tracking_uri(experiment: Experiment) -> str:
+def tracking_uri(output_dir: str) -> str:
     """The server or store named by ``MLFLOW_TRACKING_URI``, or a sqlite file under ``output_dir``."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_store(experiment)}/mlflow.db"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_store(output_dir)}/mlflow.db"
 
 
-def _store(experiment: Experiment) -> Path:
-    return Path(experiment.output_dir) / "mlflow"
+def _store(output_dir: str) -> Path:
+    return Path(output_dir) / "mlflow"
 
 
 def open_store(experiment: Experiment) -> str:
@@ -65,18 +65,32 @@ def open_store(experiment: Experiment) -> str:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    uri = tracking_uri(experiment)
+    uri = tracking_uri(experiment.output_dir)
     location = None
     if uri.startswith(("http://", "https://")):
         _check_server(uri)
     elif "MLFLOW_TRACKING_URI" not in os.environ:
-        _store(experiment).mkdir(parents=True, exist_ok=True)
-        location = (_store(experiment) / "artifacts").as_uri()
-    mlflow.set_tracking_uri(uri)
+        store = _store(experiment.output_dir)
+        store.mkdir(parents=True, exist_ok=True)
+        location = (store / "artifacts").as_uri()
+    use_store(uri)
     found = mlflow.get_experiment_by_name(experiment.name)
     experiment_id: str = found.experiment_id if found else mlflow.create_experiment(experiment.name, location)
     _close_orphans(experiment_id)
     return experiment_id
+
+
+def use_store(uri: str) -> None:
+    """Point MLflow at a store, without the environment variable that it sets beside.
+
+    With it, the next experiment of this process would take the store for one that the user named.
+    """
+    import mlflow
+
+    named = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    if named is None:
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def _check_server(uri: str) -> None:

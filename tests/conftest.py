@@ -36,6 +36,12 @@ def ray_session() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test logs to a server that the environment names."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder of 24 small images of three classes: red, green or blue, some with two colours."""

@@ -25,18 +25,17 @@ from pipelines import tracking
 from pipelines.preprocess import preprocess
 
 
-@pytest.fixture(autouse=True)
-def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 def runs(experiment: Experiment) -> list[Any]:
     experiment_id = tracking.open_store(experiment)
     return list(mlflow.MlflowClient().search_runs([experiment_id]))
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_run_leaves_a_table_metrics_artifacts_and_a_registered_model(small_config: Path, photos: Path) -> None:
+def test_a_run_leaves_a_table_metrics_artifacts_and_a_registered_model(
+    small_config: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
     experiment = load(small_config, ["variants.probe.model.name=linear_probe"])
     results = stages.run(experiment)
     assert list(results) == ["small", "small-probe"]
@@ -59,6 +58,9 @@ def test_a_run_leaves_a_table_metrics_artifacts_and_a_registered_model(small_con
     assert {"evaluation.json", "predictions.parquet", "experiment.yaml", "checkpoint"} <= artifacts
     (probe_run,) = runs(experiment.variant("probe"))
     assert probe_run.info.status == "FINISHED"
+    for one in (run, probe_run):
+        assert one.info.artifact_uri.startswith(f"file://{experiment.output_dir}/mlflow/artifacts")
+    assert {path.name for path in tmp_path.iterdir()} - before == {"outputs"}
 
     model = mlflow.pyfunc.load_model("models:/small@champion")
     path = str(photos / "20.png")
