@@ -19,7 +19,8 @@ class Ema:
         self.decay = decay
         self.steps = 0
         self._parameters = list(model.parameters())
-        self._buffers = dict(model.named_buffers())
+        saved = model.state_dict().keys()  # which leaves out buffers that are no part of the weights
+        self._buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
         self._names = [name for name, _ in model.named_parameters()]
         self._average = [parameter.detach().clone() for parameter in self._parameters]
 
