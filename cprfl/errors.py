@@ -37,6 +37,10 @@ class TextEmbeddingsError(UserError):
     """A file of class-name embeddings is missing or does not hold what it should."""
 
 
+class StorageError(UserError):
+    """A bucket or folder cannot be reached, read or written."""
+
+
 class FeatureStoreError(UserError):
     """A feature store is missing, incomplete, damaged or of another version."""
 
@@ -55,6 +59,10 @@ class NonFiniteError(UserError):
 
 class ClusterError(UserError):
     """The Ray cluster or its shared storage cannot be used as configured."""
+
+
+class SweepError(UserError):
+    """A sweep cannot be resumed, or found nothing."""
 
 
 class TrackingError(UserError):

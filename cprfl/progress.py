@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -12,18 +12,31 @@ Item = TypeVar("Item")
 _SECONDS_BETWEEN_LINES = 15.0
 
 
-def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """Pass ``items`` on and show on stderr how many of ``total`` are done."""
+def progress(items: Iterable[Item], total: int, what: str, size: Callable[[Item], int] = lambda _: 1) -> Iterator[Item]:
+    """Pass ``items`` on and show on stderr how much of ``total`` is done, the rate and the time left.
+
+    ``size`` says how much an item counts.
+    """
     if sys.stderr.isatty():
         from rich.console import Console
-        from rich.progress import track
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        yield from track(items, total=total, description=what, console=Console(stderr=True), transient=True)
+        columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+            task, start = bar.add_task(what, total=total, rate=""), time.monotonic()
+            for item in items:
+                yield item
+                bar.advance(task, size(item))
+                bar.update(task, rate=f"{bar.tasks[0].completed / (time.monotonic() - start):.1f}/s")
         return
     start = shown = time.monotonic()
-    for done, item in enumerate(items, 1):
+    done = 0
+    for item in items:
         yield item
+        done += size(item)
         now = time.monotonic()
         if done == total or now - shown >= _SECONDS_BETWEEN_LINES:
-            print(f"{what}: {done}/{total}, {now - start:.0f} s", file=sys.stderr, flush=True)
+            seconds = now - start
+            left = f", {seconds * (total - done) / done:.0f} s left" if done < total else ""
+            print(f"{what}: {done}/{total}, {seconds:.0f} s, {done / seconds:.1f}/s{left}", file=sys.stderr, flush=True)
             shown = now

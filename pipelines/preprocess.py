@@ -3,29 +3,39 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from cprfl.data.feature_store import FeatureStore
-from cprfl.data.files import fingerprint
+from cprfl.data.files import fingerprint, write_json
 from cprfl.data.manifest import TRAIN, Manifest
 from cprfl.data.stratify import stratify
-from cprfl.encoders.extraction import check_images, extract
+from cprfl.encoders.extraction import check_images
 from cprfl.encoders.text import TextEmbeddings
 from cprfl.experiment import Experiment
+from pipelines.extraction import extract
 
 VALIDATION = "val"
+PREPARED = "prepared.json"
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Where the next stages find their input; ``features`` is empty where the encoder is fine-tuned."""
+    """Where the next stages find their input.
+
+    Attributes:
+        manifest: path of the images that can be used.
+        features: path or URI of their store; empty where the encoder is fine-tuned.
+        text_embeddings: path of one embedding per class.
+        metrics: what extracting the features took.
+    """
 
     manifest: str
     features: str
     text_embeddings: str
+    metrics: dict[str, float] = field(default_factory=dict)
 
     def read_manifest(self) -> Manifest:
         """The manifest of the images that have features."""
@@ -55,22 +65,24 @@ def preprocess(experiment: Experiment) -> Prepared:
     manifest = experiment.dataset.read()
     if experiment.train.validation > 0:
         manifest = _hold_out(manifest, experiment.train.validation, experiment.seed)
-    text = _text_embeddings(experiment, manifest.class_names)
+    text = embed_class_names(experiment, manifest.class_names)
+    metrics: dict[str, float] = {}
     report, on_bad_image = experiment.folder / "bad_images.csv", experiment.dataset.on_bad_image
     if experiment.train.backbone == "finetune":
         features, found = "", check_images(manifest, on_bad_image=on_bad_image, report=report)
     else:
-        encoder = experiment.encoder.build(experiment.cache_dir)
-        root = experiment.cache_dir / "features"
-        store = extract(manifest, encoder, root, on_bad_image=on_bad_image, report=report)
-        features, found = str(store.path), store.bad_images
+        extraction = extract(manifest, experiment, report=report)
+        features, found = extraction.store.folder.uri, extraction.store.bad_images
+        metrics = extraction.metrics
     if found:
         bad = {item.image_id for item in found}
         print(f"{len(bad)} images skipped: {report}", file=sys.stderr)
         manifest = manifest.select([row for row, image_id in enumerate(manifest.image_ids) if image_id not in bad])
     path = experiment.folder / "manifest.parquet"
     manifest.write(path)
-    return Prepared(str(path), features, str(text))
+    prepared = Prepared(str(path), features, str(text), metrics)
+    write_json(experiment.folder / PREPARED, asdict(prepared))
+    return prepared
 
 
 def _hold_out(manifest: Manifest, share: float, seed: int) -> Manifest:
@@ -82,7 +94,7 @@ def _hold_out(manifest: Manifest, share: float, seed: int) -> Manifest:
     return replace(manifest, splits=tuple(splits))
 
 
-def _text_embeddings(experiment: Experiment, class_names: tuple[str, ...]) -> Path:
+def embed_class_names(experiment: Experiment, class_names: tuple[str, ...]) -> Path:
     """The cached embeddings' file; files given by the user are read anew, they may have changed."""
     config = experiment.text_encoder
     text = config.embed(class_names, experiment.cache_dir)

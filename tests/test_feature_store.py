@@ -1,40 +1,30 @@
-"""The feature store: found again, never stale, whole shards only, damage is named."""
+"""The feature store, in a folder and on S3: whole or not at all, damage is named, batches are the same for a seed."""
 
 from __future__ import annotations
 
-import csv
+import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow.fs as pafs
 import pytest
 import torch
-from PIL import Image
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from cprfl.data import feature_store
-from cprfl.data.feature_store import FeatureStore
-from cprfl.data.images import open_image
-from cprfl.data.manifest import Manifest
-from cprfl.encoders import extraction
-from cprfl.encoders.cnn import CnnEncoder
-from cprfl.encoders.image import ImageEncoder
-from cprfl.errors import BadImagesError, FeatureStoreError, UnreadableImageError
+from cprfl.data.batches import Batch, Views
+from cprfl.data.feature_store import FeatureStore, StoreInProgress, StoreKey
+from cprfl.data.shards import Features, write_shard
+from cprfl.data.storage import Folder
+from cprfl.errors import FeatureStoreError, StorageError
+from pipelines.cli import app
 
-
-def build(tmp_path: Path, **options: object) -> ImageEncoder:
-    settings = {"model": "squeezenet1_1", "pretrained": "random", "image_size": 64} | options
-    return CnnEncoder.Config.model_validate(settings).build(tmp_path)
-
-
-def manifest_of(folder: Path) -> Manifest:
-    files = sorted(folder.glob("*.png"))
-    ids = tuple(file.stem for file in files)
-    return Manifest(("x",), ids, tuple(map(str, files)), ("train",) * len(ids), ((0,),) * len(ids))
-
-
-def extract(folder: Path, tmp_path: Path, encoder: ImageEncoder, on_bad_image: str = "error") -> FeatureStore:
-    return extraction.extract(
-        manifest_of(folder), encoder, tmp_path / "stores", on_bad_image=on_bad_image, report=tmp_path / "bad.csv"
-    )
+SHAPE = (4, 3)
 
 
 @pytest.fixture(autouse=True)
@@ -42,123 +32,249 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feature_store, "ROWS_PER_SHARD", 10)
 
 
-def test_features_are_the_encoders_and_are_found_again(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder = build(tmp_path, views=2, batch_size=5)
-    store = extract(photos, tmp_path, encoder)
-    features = store.read()
-    assert len(store) == 48
-    assert features.image_ids[:3] == ("00", "00", "01")
-    assert features.views[:4].tolist() == [0, 1, 0, 1]
-    assert features.grid.shape == (48, 9, 512)
-    image = encoder.transform(open_image(str(photos / "07.png")))
-    with torch.inference_mode():
-        expected = encoder(image[None])
-    assert np.allclose(features.grid[14], expected.grid_BVD[0], atol=2e-3)
-    assert np.allclose(features.global_features[14], expected.global_BE[0], atol=2e-3)
+def key_of(num_images: int, views: int = 2) -> StoreKey:
+    images = tuple((f"i{number:03d}", f"/images/{number}.jpg", (number, 1)) for number in range(num_images))
+    return StoreKey(images, "encoder", views)
+
+
+def rows_of(key: StoreKey, shard: int) -> Features:
+    rng = np.random.default_rng(shard)
+    ids = [key.images[image][0] for image in key.shards()[shard]]
+    rows = len(ids) * key.views
+    grid, global_features = rng.standard_normal((rows, *SHAPE)), rng.standard_normal((rows, 5))
+    views = np.tile(np.arange(key.views, dtype=np.int8), len(ids))
+    return Features(tuple(np.repeat(ids, key.views).tolist()), views, grid.astype("<f2"), global_features.astype("<f2"))
+
+
+def fill(root: str, key: StoreKey) -> FeatureStore:
+    target = StoreInProgress(root, key, {"model": "test"})
+    for number in target.missing():
+        write_shard(target.folder, number, rows_of(key, number), [])
+    return target.finish()
+
+
+def all_rows(batches: Iterator[Batch]) -> Batch:
+    parts = list(batches)
+    ids = tuple(image_id for part in parts for image_id in part.image_ids)
+    return Batch(ids, *(torch.cat(tensors) for tensors in zip(*(part[1:] for part in parts), strict=True)))
+
+
+def test_what_is_read_is_what_was_written(root: str) -> None:
+    key = key_of(23)
+    target = StoreInProgress(root, key, {"model": "test"})
+    assert target.missing() == [0, 1, 2, 3, 4]
+    store = fill(root, key)
+    assert (len(store), store.num_images, store.views, store.grid_shape) == (46, 23, 2, SHAPE)
+    rows = all_rows(store.iter_batches(7))
+    expected = [rows_of(key, shard) for shard in range(5)]
+    assert rows.image_ids == tuple(image_id for part in expected for image_id in part.image_ids)
+    assert np.array_equal(rows.grid_BVD.numpy(), np.concatenate([part.grid for part in expected]))
+    assert np.array_equal(rows.global_BE.numpy(), np.concatenate([part.global_features for part in expected]))
     store.verify()
-    monkeypatch.setattr(extraction, "open_image", lambda _: pytest.fail("encoded again"))
-    assert extract(photos, tmp_path, encoder).path == store.path
+    assert StoreInProgress(root, key, {}).finished
+    assert not StoreInProgress(root, key_of(22), {}).finished
 
 
-def test_a_changed_image_or_encoder_never_reads_the_old_store(photos: Path, tmp_path: Path) -> None:
-    first = extract(photos, tmp_path, build(tmp_path)).path
-    assert extract(photos, tmp_path, build(tmp_path, resize="crop")).path != first
-    Image.new("RGB", (30, 30)).save(photos / "03.png")
-    assert extract(photos, tmp_path, build(tmp_path)).path != first
+def test_an_unfinished_store_goes_on_with_the_missing_shards(root: str) -> None:
+    key = key_of(23)
+    target = StoreInProgress(root, key, {})
+    for number in (3, 1):
+        write_shard(target.folder, number, rows_of(key, number), [])
+    with pytest.raises(FeatureStoreError, match="no finished feature store here; `cprfl preprocess CONFIG`"):
+        FeatureStore.open(target.folder.uri)
+    assert target.missing() == [0, 2, 4]
+    assert fill(root, key).folder.files().keys() >= {"store.json"}
 
 
-def test_an_interrupted_extraction_goes_on_with_the_missing_shards(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_any_request_that_differs_has_its_own_store() -> None:
+    base = key_of(3)
+    touched = StoreKey((*base.images[:2], ("i002", "/images/2.jpg", (2, 2))), "encoder", 2)
+    others = [key_of(4), key_of(3, views=1), StoreKey(base.images, "other", 2), touched]
+    assert len({key.fingerprint for key in (base, *others)}) == 5
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batch_size=st.integers(1, 12),
+    world_size=st.integers(1, 4),
+    views=st.sampled_from(["all", "plain", "random"]),
+    seed=st.none() | st.integers(0, 5),
+    buffer_bytes=st.sampled_from([1, 1_000, 10**9]),
+)
+def test_readers_share_the_rows(
+    tmp_path: Path, batch_size: int, world_size: int, views: Views, seed: int | None, buffer_bytes: int
 ) -> None:
-    whole = extract(photos, tmp_path / "whole", build(tmp_path)).read()
-    opened: list[str] = []
+    key = key_of(23)
+    target = StoreInProgress(str(tmp_path / "stores"), key, {})
+    store = FeatureStore.open(target.folder.uri) if target.finished else fill(str(tmp_path / "stores"), key)
 
-    def dies_at_the_thirteenth(uri: str) -> Image.Image:
-        opened.append(uri)
-        if len(opened) == 13:
-            raise KeyboardInterrupt
-        return open_image(uri)
+    def part(store: FeatureStore, rank: int) -> list[Batch]:
+        return list(store.iter_batches(batch_size, shuffle_seed=seed, rank=rank, world_size=world_size, views=views,
+                                       buffer_bytes=buffer_bytes))  # fmt: skip
 
-    monkeypatch.setattr(extraction, "open_image", dies_at_the_thirteenth)
-    with pytest.raises(KeyboardInterrupt):
-        extract(photos, tmp_path, build(tmp_path))
-    (folder,) = (tmp_path / "stores").iterdir()
-    assert [file.name for file in folder.iterdir()] == ["features-00000.parquet"]
-    with pytest.raises(FeatureStoreError, match="no finished feature store"):
-        FeatureStore.open(str(folder))
-    opened.clear()
-    opened.extend(["elsewhere"] * 13)
-    again = extract(photos, tmp_path, build(tmp_path)).read()
-    assert len(opened) == 13 + 14  # the first shard's ten images were not opened again
-    assert again.image_ids == whole.image_ids
-    assert again.grid.tobytes() == whole.grid.tobytes()
-
-
-def test_damage_is_named_with_its_mend(photos: Path, tmp_path: Path) -> None:
-    store = extract(photos, tmp_path, build(tmp_path))
-    shard = store.path / "features-00001.parquet"
-    content = shard.read_bytes()
-    flipped = bytearray(content)
-    flipped[len(flipped) // 2] ^= 1
-    shard.write_bytes(bytes(flipped))
-    for reading in (store.verify, store.read):
-        with pytest.raises(FeatureStoreError, match=r"features-00001.parquet: damaged shard .*preprocess again"):
-            reading()
-    shard.write_bytes(content[:1000])
-    with pytest.raises(FeatureStoreError, match="damaged shard"):
-        store.read()
-    shard.write_bytes((store.path / "features-00002.parquet").read_bytes())
-    with pytest.raises(FeatureStoreError, match="belongs to another store"):
-        store.read()
-    shard.unlink()
-    with pytest.raises(FeatureStoreError, match="features-00001.parquet: shard missing"):
-        FeatureStore.open(str(store.path))
-
-
-def test_bad_images_are_reported_together_or_skipped(photos: Path, tmp_path: Path) -> None:
-    manifest = manifest_of(photos)
-    (photos / "02.png").write_bytes(b"no image")
-    (photos / "15.png").unlink()
-    (photos / "20.png").write_bytes((photos / "21.png").read_bytes()[:200])
-    encoder = build(tmp_path)
-
-    def run(on_bad_image: str) -> FeatureStore:
-        return extraction.extract(
-            manifest, encoder, tmp_path / "stores", on_bad_image=on_bad_image, report=tmp_path / "bad.csv"
-        )
-
-    with pytest.raises(BadImagesError, match=r"(?s)3 of 24 images are missing or do not decode.*02.*15: file not"):
-        run("error")
-    rows = list(csv.DictReader((tmp_path / "bad.csv").open()))
-    assert [row["image_id"] for row in rows] == ["02", "15", "20"]
-    store = run("skip")
-    assert len(store) == 21
-    assert [bad.image_id for bad in store.bad_images] == ["02", "15", "20"]
-    with pytest.raises(BadImagesError):
-        run("error")
-
-
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "I;16", "1"])
-def test_images_of_every_mode_become_rgb(tmp_path: Path, mode: str) -> None:
-    if mode == "I;16":
-        image = Image.fromarray(np.full((5, 4), 40_000, dtype=np.uint16))
+    parts = [part(store, rank) for rank in range(world_size)]
+    assert all(len(batch.image_ids) == batch_size for batches in parts for batch in batches[:-1])
+    rows = all_rows(batch for batches in parts for batch in batches)
+    counts = Counter(zip(rows.image_ids, rows.views_B.tolist(), strict=True))
+    images = Counter(image_id for image_id, _ in counts)
+    assert len(images) == 23
+    assert set(images.values()) == ({2} if views == "all" else {1})
+    if views == "plain":
+        assert set(rows.views_B.tolist()) == {0}
+    if seed is None:
+        assert max(counts.values()) == 1
     else:
-        image = Image.new("RGB", (4, 5), (200, 200, 200)).convert(mode)
-    path = tmp_path / f"x.{'tiff' if mode == 'CMYK' else 'png'}"
-    image.save(path)
-    opened = open_image(str(path))
-    assert (opened.mode, opened.size) == ("RGB", (4, 5))
-    if mode not in ("1", "CMYK"):
-        assert abs(np.asarray(opened).mean() - (155.6 if mode == "I;16" else 200)) < 5
+        lengths = {sum(len(batch.image_ids) for batch in batches) for batches in parts}
+        assert len(lengths) == 1
+        assert sum(counts.values()) - len(counts) < world_size
+    kept = store.subset([image[0] for image in key.images], memory_bytes=10**9)
+    for _ in range(2):  # the second time from memory
+        again = all_rows(batch for rank in range(world_size) for batch in part(kept, rank))
+        assert again.image_ids == rows.image_ids
+        assert torch.equal(again.grid_BVD, rows.grid_BVD)
+    everything = all_rows(store.iter_batches(50))
+    place = {row: at for at, row in enumerate(zip(everything.image_ids, everything.views_B.tolist(), strict=True))}
+    at = [place[row] for row in zip(rows.image_ids, rows.views_B.tolist(), strict=True)]
+    assert torch.equal(everything.grid_BVD[at], rows.grid_BVD)
+    assert torch.equal(everything.global_BE[at], rows.global_BE)
 
 
-def test_exif_orientation_is_applied_and_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (8, 4)).save(tmp_path / "r.jpg", exif=exif)
-    assert open_image(str(tmp_path / "r.jpg")).size == (4, 8)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(UnreadableImageError):
-        open_image(str(tmp_path / "r.jpg"))
+def test_shuffling_follows_the_seed_and_readers_read_their_own_shards_only(tmp_path: Path) -> None:
+    store = fill(str(tmp_path), key_of(100))
+    orders = [all_rows(store.iter_batches(8, shuffle_seed=seed)).image_ids for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+    opened: list[set[int]] = []
+    read = store.shard
+    for rank in range(4):
+        opened.append(set())
+        store.shard = lambda number, seen=opened[-1]: seen.add(number) or read(number)  # type: ignore[method-assign]
+        list(store.iter_batches(8, shuffle_seed=3, rank=rank, world_size=4))
+    assert all(len(seen) <= 20 / 4 + 1 for seen in opened)
+
+
+def test_a_subset_is_read_alone_and_unknown_images_are_named(tmp_path: Path) -> None:
+    store = fill(str(tmp_path), key_of(23))
+    some = store.subset(["i004", "i017", "i018"])
+    assert all_rows(some.iter_batches(2, views="plain")).image_ids == ("i004", "i017", "i018")
+    with pytest.raises(FeatureStoreError, match="no features of image 'elsewhere' and 0 others"):
+        store.subset(["i004", "elsewhere"])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), truncate=st.booleans())
+def test_no_damage_passes_silently(tmp_path: Path, where: float, bit: int, truncate: bool) -> None:
+    key = key_of(23)
+    store = fill(str(tmp_path), key)
+    name = store.description["shards"][2]["file"]
+    path = Path(store.folder.uri) / name
+    content = path.read_bytes()
+    position = int(where * len(content))
+    flipped = bytes([*content[:position], content[position] ^ (1 << bit), *content[position + 1 :]])
+    path.write_bytes(content[:position] if truncate else flipped)
+    try:
+        features = FeatureStore.open(store.folder.uri).shard(2)
+    except FeatureStoreError as error:
+        assert name in str(error)
+        assert "`cprfl features prune --features" in str(error)
+    else:  # a bit that carries nothing: padding, statistics, the name of the writer
+        assert features.checksum() == rows_of(key, 2).checksum()
+        assert features.image_ids == rows_of(key, 2).image_ids
+    path.write_bytes(content)
+
+
+def test_what_is_wrong_is_named_and_pruned(root: str) -> None:
+    key = key_of(23)
+    store = fill(root, key)
+    names = [shard["file"] for shard in store.description["shards"]]
+    store.folder.write("notes.txt", b"mine")
+    store.folder.write(names[1], store.folder.read(names[2]))
+    with pytest.raises(FeatureStoreError, match=rf"(?s){names[1]}: damaged shard .*notes.txt: foreign file"):
+        store.verify()
+    assert sorted(store.prune()) == sorted([names[1], "notes.txt", "store.json"])
+    assert StoreInProgress(root, key, {}).missing() == [1]
+    store = fill(root, key)
+    store.verify()
+    store.folder.remove(names[3])
+    with pytest.raises(FeatureStoreError, match=f"{names[3]}: shard missing"):
+        FeatureStore.open(store.folder.uri)
+    store = fill(root, key)
+    store.folder.write("store.json", json.dumps(store.description | {"version": 1}).encode())
+    with pytest.raises(FeatureStoreError, match="format version 1, this program reads 2"):
+        FeatureStore.open(store.folder.uri)
+    store.folder.write("store.json", b"{")
+    with pytest.raises(FeatureStoreError, match="store.json: damaged"):
+        FeatureStore.open(store.folder.uri)
+
+
+def test_the_command_line_lists_verifies_and_prunes(tmp_path: Path) -> None:
+    root = tmp_path / "cache" / "features"
+    store = fill(str(root), key_of(23))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "prepared.json").write_text(json.dumps({"features": store.folder.uri}))
+    other = fill(str(root), key_of(5))
+
+    def call(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["features", *arguments, "--output-dir", str(tmp_path)])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.output
+
+    listed = call("ls")
+    assert "23 images x 2 views of [4, 3], test; used by mine" in listed
+    assert "5 images x 2 views of [4, 3], test; used by no experiment here" in listed
+    assert "2 stores are sound" in call("verify")
+    first = sorted(Path(other.folder.uri).glob("*.parquet"))[0]
+    first.write_bytes(first.read_bytes()[:-9])
+    with pytest.raises(FeatureStoreError, match=first.name):
+        call("verify")
+    assert "2 removed" in call("prune", Path(other.folder.uri).name)
+    assert "unfinished or damaged" in call("ls")
+    assert f"removed {other.folder.uri}" in call("prune", "--unused")
+    assert [folder.name for folder in root.iterdir()] == [Path(store.folder.uri).name]
+    with pytest.raises(FeatureStoreError, match="no store 'nothing' here"):
+        call("verify", "nothing")
+
+
+def test_other_programs_open_a_shard(tmp_path: Path) -> None:
+    key = key_of(23)
+    store = fill(str(tmp_path), key)
+    table = pd.read_parquet(store.folder.uri + "/" + store.description["shards"][1]["file"])
+    assert table["image_id"].tolist() == list(rows_of(key, 1).image_ids)
+    grid = np.frombuffer(table["features"][3], "<f2").reshape(SHAPE)
+    assert np.array_equal(grid, rows_of(key, 1).grid[3])
+
+
+def test_credentials_come_from_the_environment_and_reach_no_message(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fill(f"{bucket}/stores", key_of(3))
+    assert "secret-key-of-the-tests" not in f"{store.description}{store.folder!r}{store.folder.__getstate__()}"
+    with pytest.raises(StorageError, match=r"^s3://\.\.\.@bucket/x: no credentials in a URI") as caught:
+        Folder("s3://key:hidden@bucket/x").files()
+    assert "hidden" not in str(caught.value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(StorageError, match=f"{bucket}/stores.*check the bucket") as caught:
+        FeatureStore.open(f"{bucket}/stores/x")
+    assert "key-of-the-tests" not in str(caught.value)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(StorageError, match="no credentials in the environment; set AWS_ACCESS_KEY_ID"):
+        Folder(bucket).files()
+
+
+def test_a_file_that_fails_half_way_is_not_there(root: str) -> None:
+    folder = Folder(root)
+    with pytest.raises(RuntimeError), folder.create("x") as sink:
+        (sink.write_bytes if isinstance(sink, Path) else sink.write)(b"half")
+        raise RuntimeError
+    assert folder.files() == {}
+    folder.write("x", b"whole")
+    assert folder.files() == {"x": 5}
+    assert folder.read("x") == b"whole"
+
+
+def test_other_filesystems_of_pyarrow_work(tmp_path: Path) -> None:
+    store = fill(f"file://{tmp_path}/stores", key_of(7))
+    assert FeatureStore.open(f"file://{store.folder.uri}").num_images == 7
+    assert isinstance(feature_store.Folder(str(tmp_path))._filesystem[0], pafs.LocalFileSystem)

@@ -1,41 +1,51 @@
-"""The feature store: grid and global features of a list of images, in Parquet shards.
+"""The feature store: grid and global features of a list of images, in Parquet shards, in a local folder or on S3.
 
 One folder per key. The key is the fingerprint of all that determines the bytes, so that the same request finds the
-folder again and a changed one never reads a stale one. A shard appears whole or not at all; ``store.json``, with a
-digest of every shard, appears when all are there. Labels are not in it: they are joined by ``image_id``.
+folder again and a changed one never reads a stale one. A shard appears whole or not at all and carries a
+checksum of its content; ``store.json`` appears when all shards are there. Two processes that fill one store make the
+same shards, so neither can spoil the other's. Labels are not in it: they are joined by ``image_id``.
 
-Features are fixed-size binary columns of little-endian float16: a typed tensor column costs about ten times as much to
-write and read. The shapes stand in each shard's schema metadata and in ``store.json``.
+What a shard looks like is in `cprfl.data.shards`, how batches are drawn in `cprfl.data.batches`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cprfl.data.files import file_digest, fingerprint, write_aside, write_json
+from cprfl.data.batches import Batch, Views, read_in_batches
+from cprfl.data.files import fingerprint
 from cprfl.data.images import BadImage
+from cprfl.data.shards import (
+    ROWS_PER_SHARD,
+    VERSION,
+    DamagedShardError,
+    Features,
+    is_whole,
+    read_footer,
+    read_image_ids,
+    read_shard,
+    shard_name,
+    shard_numbers,
+)  # fmt: skip
+from cprfl.data.storage import Folder
 from cprfl.errors import FeatureStoreError
 
-VERSION = 1
-ROWS_PER_SHARD = 256
-_DESCRIPTION = "store.json"
-_METADATA = b"cprfl.features"
+DESCRIPTION = "store.json"
+_READERS = 16  # threads that read small pieces of many shards
 
 
 @dataclass(frozen=True)
 class StoreKey:
     """All that determines the bytes of a store.
 
-    ``images`` holds (id, URI, size and time or ETag) of each image, in order; ``encoder`` is its fingerprint, which
-    covers weights and transform.
+    ``images`` holds (id, URI, size and time) of each image, in order; ``encoder`` is its fingerprint, which covers
+    weights and transform.
     """
 
     images: tuple[tuple[str, str, tuple[int, ...]], ...]
@@ -45,95 +55,48 @@ class StoreKey:
     @property
     def fingerprint(self) -> str:
         """The name of the store's folder."""
-        return fingerprint([VERSION, self.images, self.encoder, self.views])
+        return fingerprint([VERSION, ROWS_PER_SHARD, self.images, self.encoder, self.views])
 
     @property
     def image_list_digest(self) -> str:
         """Fingerprint of the image list alone."""
         return fingerprint(self.images)
 
-
-@dataclass(frozen=True)
-class Features:
-    """Rows of a store.
-
-    Attributes:
-        image_ids: id of each of the n rows.
-        views: int8 [n]; 0 is the plain view.
-        grid: float16 [n, v, d0], before pooling.
-        global_features: float16 [n, d1].
-    """
-
-    image_ids: tuple[str, ...]
-    views: np.ndarray
-    grid: np.ndarray
-    global_features: np.ndarray
+    def shards(self) -> list[range]:
+        """The images of each shard: as many as make `ROWS_PER_SHARD` rows, and one at least."""
+        size, count = max(1, ROWS_PER_SHARD // self.views), len(self.images)
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-class FeatureStoreWriter:
-    """Fills the folder of one key, shard by shard; shards that are already there are kept.
+class StoreInProgress:
+    """The folder of one key while it is filled, by one process or by many.
 
     Args:
-        root: the folder that holds one folder per key.
+        root: URI of the folder that holds one folder per key.
         key: what is to be stored.
         encoder: a description of the encoder for whoever reads ``store.json``.
     """
 
-    def __init__(self, root: Path, key: StoreKey, encoder: dict[str, Any]) -> None:
-        self.path = root / key.fingerprint
-        self.key = key
-        self.encoder = encoder
+    def __init__(self, root: str, key: StoreKey, encoder: dict[str, Any]) -> None:
+        self.folder = Folder(root) / key.fingerprint
+        self.key, self.encoder = key, encoder
 
     @property
     def finished(self) -> bool:
         """Whether the store is complete."""
-        return (self.path / _DESCRIPTION).exists()
-
-    def shards(self) -> list[range]:
-        """The images of each shard, as rows of the key's image list."""
-        count = len(self.key.images)
-        return [range(start, min(start + ROWS_PER_SHARD, count)) for start in range(0, count, ROWS_PER_SHARD)]
+        return self.folder.exists(DESCRIPTION)
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are yet to be written."""
-        return [number for number in range(len(self.shards())) if not self._file(number).exists()]
-
-    def write(self, number: int, features: Features, bad: Sequence[BadImage]) -> None:
-        """Write one shard, whole or not at all; ``bad`` are the images of it that have no row."""
-        grid, global_features = (
-            np.ascontiguousarray(array, dtype="<f2") for array in (features.grid, features.global_features)
-        )
-        metadata = {
-            "version": VERSION,
-            "dtype": "float16",
-            "grid_shape": list(grid.shape[1:]),
-            "global_shape": list(global_features.shape[1:]),
-            "key": self.key.fingerprint,
-            "bad_images": [asdict(item) for item in bad],
-        }
-        table = pa.table(
-            {
-                "image_id": pa.array(features.image_ids, pa.string()),
-                "view": pa.array(features.views, pa.int8()),
-                "features": _to_binary(grid),
-                "global_features": _to_binary(global_features),
-            }
-        ).replace_schema_metadata({_METADATA: json.dumps(metadata)})
-        with write_aside(self._file(number)) as aside:
-            pq.write_table(table, aside, compression="none", use_dictionary=False, write_page_checksum=True,
-                           write_statistics=["image_id", "view"])  # fmt: skip
+        there = shard_numbers(self.folder)
+        return [number for number in range(len(self.key.shards())) if number not in there]
 
     def finish(self) -> FeatureStore:
-        """Describe the finished store, with a digest of every shard, and open it."""
-        shards, bad = [], []
-        metadata: dict[str, Any] = {}
-        for number in range(len(self.shards())):
-            file = self._file(number)
-            schema = pq.read_schema(file)
-            metadata = json.loads(schema.metadata[_METADATA])
-            bad += metadata["bad_images"]
-            rows = pq.read_metadata(file).num_rows
-            shards.append({"file": file.name, "rows": rows, "sha256": file_digest(file)})
+        """Describe the store, all of whose shards are there, and open it."""
+        names = [shard_name(number) for number in range(len(self.key.shards()))]
+        with ThreadPoolExecutor(_READERS) as pool:
+            footers = list(pool.map(lambda name: read_footer(self.folder, name), names))
+        metadata = footers[0][1]
         description = {
             "version": VERSION,
             "key": self.key.fingerprint,
@@ -144,64 +107,67 @@ class FeatureStoreWriter:
             "dtype": metadata["dtype"],
             "grid_shape": metadata["grid_shape"],
             "global_shape": metadata["global_shape"],
-            "bad_images": bad,
-            "shards": shards,
+            "bad_images": [bad for _, footer in footers for bad in footer["bad_images"]],
+            "shards": [{"file": name, "rows": rows} for name, (rows, _) in zip(names, footers, strict=True)],
         }
-        write_json(self.path / _DESCRIPTION, description)
-        return FeatureStore.open(str(self.path))
-
-    def _file(self, number: int) -> Path:
-        return self.path / f"features-{number:05d}.parquet"
+        self.folder.write(DESCRIPTION, (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
+        return FeatureStore.open(self.folder.uri)
 
 
 class FeatureStore:
-    """A finished store, opened for reading.
+    """A finished store, or some of its images, opened for reading.
 
     Attributes:
-        path: its folder.
+        folder: where it is.
         description: what ``store.json`` says.
+        images: of each shard, the images that this object reads, as numbers within the shard.
     """
 
-    def __init__(self, path: Path, description: dict[str, Any]) -> None:
-        self.path = path
-        self.description = description
+    def __init__(self, folder: Folder, description: dict[str, Any], images: list[np.ndarray], keep: bool) -> None:
+        self.folder, self.description, self.images = folder, description, images
+        self._kept: dict[int, Features] | None = {} if keep else None
 
     @classmethod
     def open(cls, uri: str) -> FeatureStore:
-        """Open a finished store.
+        """Open a finished store by its path or URI.
 
         Raises:
             FeatureStoreError: where there is none, it is unfinished, of another version, or a shard is missing.
+            StorageError: where the storage cannot be reached.
         """
-        path = Path(uri.removeprefix("file://"))
-        file = path / _DESCRIPTION
-        if not file.exists():
-            raise FeatureStoreError(f"{path}: no finished feature store here; `cprfl preprocess CONFIG` writes it")
-        try:
-            description = json.loads(file.read_text())
-        except json.JSONDecodeError as error:
+        folder = Folder(uri.removeprefix("file://").rstrip("/"))
+        files = folder.files()
+        if DESCRIPTION not in files:
             raise FeatureStoreError(
-                f"{file}: damaged ({error.msg}); delete the folder, then preprocess again"
-            ) from None
+                f"{uri}: no finished feature store here; `cprfl preprocess CONFIG` makes or finishes it"
+            )
+        try:
+            description = json.loads(folder.read(DESCRIPTION))
+        except ValueError as error:
+            raise FeatureStoreError(f"{uri}/{DESCRIPTION}: damaged ({error}); {_mend(folder)}") from None
         if description.get("version") != VERSION:
             raise FeatureStoreError(
-                f"{path}: format version {description.get('version')}, this program reads {VERSION}; "
-                "delete the folder, then preprocess again"
+                f"{uri}: format version {description.get('version')}, this program reads {VERSION}; {_mend(folder)}"
             )
         for shard in description["shards"]:
-            if not (path / shard["file"]).exists():
-                raise FeatureStoreError(
-                    f"{path / shard['file']}: shard missing; delete the folder, then preprocess again"
-                )
-        return cls(path, description)
+            if shard["file"] not in files:
+                raise FeatureStoreError(f"{uri}/{shard['file']}: shard missing; {_mend(folder)}")
+        views = description["views"]
+        return cls(folder, description, [np.arange(shard["rows"] // views) for shard in description["shards"]], False)
 
     def __len__(self) -> int:
-        return sum(shard["rows"] for shard in self.description["shards"])
+        """Rows: images times views."""
+        return self.num_images * self.views
 
     @property
-    def bad_images(self) -> list[BadImage]:
-        """Images of the key's list that have no features."""
-        return [BadImage(**item) for item in self.description["bad_images"]]
+    def num_images(self) -> int:
+        """Images that this object reads."""
+        return sum(map(len, self.images))
+
+    @property
+    def views(self) -> int:
+        """Views of each image."""
+        return int(self.description["views"])
 
     @property
     def grid_shape(self) -> tuple[int, int]:
@@ -209,60 +175,151 @@ class FeatureStore:
         cells, channels = self.description["grid_shape"]
         return cells, channels
 
-    def verify(self) -> None:
-        """Compare every shard's bytes with the digest taken when the store was finished.
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row's features."""
+        shapes = (self.description["grid_shape"], self.description["global_shape"])
+        return sum(2 * int(np.prod(shape)) for shape in shapes)
+
+    @property
+    def bad_images(self) -> list[BadImage]:
+        """Images of the key's list that have no features."""
+        return [BadImage(**item) for item in self.description["bad_images"]]
+
+    def subset(self, image_ids: Collection[str], memory_bytes: int = 0) -> FeatureStore:
+        """The same store, read at these images only, in the store's order.
+
+        Args:
+            image_ids: ids; those the store does not have are an error.
+            memory_bytes: shards are kept in memory once read if all that hold these images fit into this.
 
         Raises:
-            FeatureStoreError: naming the first shard that differs.
+            FeatureStoreError: naming an image that has no features.
         """
-        for shard in self.description["shards"]:
-            if file_digest(self.path / shard["file"]) != shard["sha256"]:
-                raise self._damaged(shard["file"], "its bytes have changed")
-
-    def shards(self) -> Iterator[Features]:
-        """Each shard in turn; every page's checksum is verified."""
-        for shard in self.description["shards"]:
-            try:
-                table = pq.read_table(self.path / shard["file"], page_checksum_verification=True, memory_map=True)
-            except (OSError, pa.ArrowException) as error:
-                raise self._damaged(shard["file"], str(error)) from None
-            metadata = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-            if metadata.get("key") != self.description["key"] or table.num_rows != shard["rows"]:
-                raise self._damaged(shard["file"], "it belongs to another store")
-            table = table.combine_chunks()
-            yield Features(
-                tuple(table["image_id"].to_pylist()),
-                table["view"].to_numpy(),
-                _from_binary(table["features"], metadata["grid_shape"]),
-                _from_binary(table["global_features"], metadata["global_shape"]),
+        wanted = set(image_ids)
+        with ThreadPoolExecutor(_READERS) as pool:
+            per_shard = list(pool.map(self._image_ids, range(len(self.images))))
+        images = [
+            np.array([number for number in chosen if ids[number] in wanted], dtype=np.int64)
+            for ids, chosen in zip(per_shard, self.images, strict=True)
+        ]
+        if sum(map(len, images)) < len(wanted):
+            absent = wanted - {image_id for ids in per_shard for image_id in ids}
+            raise FeatureStoreError(
+                f"{self.folder.uri}: no features of image {min(absent)!r} and {len(absent) - 1} others; "
+                "`cprfl preprocess CONFIG` makes them"
             )
+        rows = sum(s["rows"] for s, chosen in zip(self.description["shards"], images, strict=True) if len(chosen))
+        return FeatureStore(self.folder, self.description, images, rows * self.row_bytes <= memory_bytes)
 
-    def read(self) -> Features:
-        """All rows, in memory."""
-        shards = list(self.shards())
-        return Features(
-            tuple(image_id for shard in shards for image_id in shard.image_ids),
-            np.concatenate([shard.views for shard in shards]),
-            np.concatenate([shard.grid for shard in shards]),
-            np.concatenate([shard.global_features for shard in shards]),
-        )
+    def iter_batches(
+        self,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        views: Views = "all",
+        buffer_bytes: int = 128 * 2**20,
+    ) -> Iterator[Batch]:
+        """Rows in batches of tensors; without a seed in the store's order and without a copy where that can be.
 
-    def _damaged(self, file: str, why: str) -> FeatureStoreError:
-        return FeatureStoreError(
-            f"{self.path / file}: damaged shard ({why}); delete this file and {_DESCRIPTION}, then preprocess again"
-        )
+        Args:
+            batch_size: rows per batch; the last one may be smaller.
+            shuffle_seed: order shards at random, and rows within as many shards as fit into ``buffer_bytes``. The
+                same seed gives the same batches, whether shards are kept in memory or not.
+            rank: each of ``world_size`` readers gets its own part and reads no shard but those of its part. With a
+                seed all parts are equally long, for which some rows come twice.
+            world_size: number of readers.
+            views: ``all`` rows, the ``plain`` view of each image, or one at ``random``.
+            buffer_bytes: memory that a shuffled reader may fill with shards.
+
+        Raises:
+            FeatureStoreError: naming a damaged shard.
+        """
+        return read_in_batches(
+            self.shard, self.images, self.views, batch_size,
+            shuffle_seed=shuffle_seed, rank=rank, world_size=world_size, select=views,
+            buffer_rows=max(1, buffer_bytes // max(self.row_bytes, 1)),
+        )  # fmt: skip
+
+    def shard(self, number: int) -> Features:
+        """All rows of one shard; its checksum is verified.
+
+        Raises:
+            FeatureStoreError: where it is damaged.
+        """
+        if self._kept is not None and number in self._kept:
+            return self._kept[number]
+        name, rows = (self.description["shards"][number][field] for field in ("file", "rows"))
+        expected = {field: self.description[field] for field in ("version", "key", "grid_shape", "global_shape")}
+        expected["shard"] = number
+        try:
+            features = read_shard(self.folder, name, rows, expected)
+        except FileNotFoundError:
+            raise FeatureStoreError(f"{self.folder.uri}/{name}: shard missing; {_mend(self.folder)}") from None
+        except DamagedShardError as error:
+            raise FeatureStoreError(f"{self.folder.uri}/{name}: {error}; {_mend(self.folder)}") from None
+        if self._kept is not None:
+            self._kept[number] = features
+        return features
+
+    def verify(self) -> None:
+        """Read every shard, and look for files that do not belong here.
+
+        Raises:
+            FeatureStoreError: naming each damaged shard and each foreign file.
+        """
+        wrong = [str(error) for _, error in self._damages()]
+        wrong += [f"{self.folder.uri}/{name}: foreign file; {_mend(self.folder)}" for name in self._foreign()]
+        if wrong:
+            raise FeatureStoreError("\n".join(wrong))
+
+    def prune(self) -> list[str]:
+        """Remove damaged shards and foreign files, and return their names.
+
+        Where a shard had to go the store is unfinished again, and preprocessing makes just that shard anew.
+        """
+        damaged = [self.description["shards"][number]["file"] for number, _ in self._damages()]
+        removed = [*damaged, *self._foreign()]
+        if damaged:
+            removed.append(DESCRIPTION)
+        there = self.folder.files()
+        for name in removed:
+            if name in there:
+                self.folder.remove(name)
+        return removed
+
+    def _damages(self) -> Iterable[tuple[int, FeatureStoreError]]:
+        for number in range(len(self.images)):
+            try:
+                self.shard(number)
+            except FeatureStoreError as error:
+                yield number, error
+
+    def _foreign(self) -> list[str]:
+        own = {shard["file"] for shard in self.description["shards"]} | {DESCRIPTION}
+        return sorted(set(self.folder.files()) - own)
+
+    def _image_ids(self, number: int) -> list[str]:
+        """Ids of a shard's images, without reading its features."""
+        name = self.description["shards"][number]["file"]
+        try:
+            return read_image_ids(self.folder, name)[:: self.views]
+        except DamagedShardError as error:
+            raise FeatureStoreError(f"{self.folder.uri}/{name}: {error}; {_mend(self.folder)}") from None
 
 
-def _to_binary(array: np.ndarray) -> pa.Array:
-    """One fixed-size binary value per row, without a copy."""
-    width = array[0].nbytes if len(array) else int(np.prod(array.shape[1:])) * array.itemsize
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(array), [None, pa.py_buffer(array)])
+def prune_unfinished(folder: Folder) -> list[str]:
+    """Remove all but whole shards of this version from a store that does not open, and return the names."""
+    removed = []
+    for name in folder.files():
+        if not is_whole(folder, name):
+            folder.remove(name)
+            removed.append(name)
+    return sorted(removed)
 
 
-def _from_binary(column: pa.ChunkedArray, shape: Sequence[int]) -> np.ndarray:
-    """The float16 array behind a fixed-size binary column, without a copy where it is one chunk."""
-    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    width = array.type.byte_width
-    values = np.frombuffer(array.buffers()[1], dtype="<f2")
-    start = array.offset * width // 2
-    return values[start : start + len(array) * width // 2].reshape(len(array), *shape)
+def _mend(folder: Folder) -> str:
+    root = folder.uri.rpartition("/")[0]
+    return f"`cprfl features prune --features {root}` removes what is damaged, `cprfl preprocess CONFIG` makes it anew"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from cprfl.data import synthetic
+from cprfl.data import storage, synthetic
 from cprfl.data.files import write_aside
-from cprfl.errors import BadImagesError, UnreadableImageError
+from cprfl.errors import BadImagesError, StorageError, UnreadableImageError
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,20 @@ def open_image(uri: str) -> Image.Image:
 
     Raises:
         UnreadableImageError: where it is missing, truncated, no image or implausibly large.
+        StorageError: where the storage cannot be reached: no mistake of this image.
     """
     if uri.startswith(f"{synthetic.SCHEME}:"):
         return synthetic.render_uri(uri)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(uri) as image:
+            source = io.BytesIO(storage.read_bytes(uri)) if storage.is_remote(uri) else storage.local_path(uri)
+            with Image.open(source) as image:
                 return to_rgb(image)
     except FileNotFoundError:
         raise UnreadableImageError("file not found") from None
+    except StorageError:
+        raise
     # Pillow's decoders raise all of these on damaged files.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(str(error) or type(error).__name__) from None
@@ -55,15 +60,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def image_stamp(uri: str) -> list[int]:
-    """Size in bytes and modification time in ns: what tells a changed file; [-1] where there is none."""
-    if uri.startswith(f"{synthetic.SCHEME}:"):
-        return []  # the URI says all
-    try:
-        stat = Path(uri).stat()
-    except OSError:
-        return [-1]
-    return [stat.st_size, stat.st_mtime_ns]
+def image_stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
+    """What tells a changed file from the one encoded before; nothing for a scene that its URI describes wholly."""
+    rendered = [uri.startswith(f"{synthetic.SCHEME}:") for uri in uris]
+    files = iter(storage.stamps([uri for uri, is_rendered in zip(uris, rendered, strict=True) if not is_rendered]))
+    return [() if is_rendered else next(files) for is_rendered in rendered]
 
 
 def report_bad_images(bad: Sequence[BadImage], total: int, report: Path) -> BadImagesError:

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
-from scipy.stats import pareto
 
 from cprfl.config import Config
 from cprfl.data.manifest import TRAIN, Manifest
@@ -45,6 +44,8 @@ class ParetoConfig(Config):
 
 def pareto_counts(num_classes: int, config: ParetoConfig) -> np.ndarray:
     """Reference counts, int64 [c], descending: int(pdf(x) (max - min) / b + min), x evenly from ppf(0) to ppf(.99)."""
+    from scipy.stats import pareto  # takes a second to import
+
     x = np.linspace(pareto.ppf(0, config.power), pareto.ppf(0.99, config.power), num_classes)
     span = config.max_count - config.min_count
     return (pareto.pdf(x, config.power) * span / config.power + config.min_count).astype(np.int64)

@@ -1,61 +1,80 @@
-"""Fills a feature store with what an encoder makes of a manifest's images."""
+"""From images to the rows of one shard of a feature store, in steps that may run in different processes."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from cprfl.data.feature_store import Features, FeatureStore, FeatureStoreWriter, StoreKey
-from cprfl.data.images import BadImage, image_stamp, open_image, report_bad_images
+from cprfl.data.images import BadImage, open_image, report_bad_images
 from cprfl.data.manifest import Manifest
-from cprfl.encoders.image import ImageEncoder
+from cprfl.data.shards import Features
+from cprfl.encoders.image import ImageEncoder, Transform
 from cprfl.errors import NonFiniteError, UnreadableImageError
 from cprfl.progress import progress
 
 
-def extract(manifest: Manifest, encoder: ImageEncoder, root: Path, *, on_bad_image: str, report: Path) -> FeatureStore:
-    """Features of every image of ``manifest``: found again where they are, computed where they are missing.
+class Decoded(NamedTuple):
+    """The views of a shard's images, ready for the encoder.
 
-    Args:
-        manifest: the images.
-        encoder: the frozen encoder.
-        root: the folder that holds one store per key.
-        on_bad_image: ``error`` or ``skip`` (their rows are left out and named in the store).
-        report: CSV file that lists the images that cannot be used, if there are any.
+    Attributes:
+        image_ids: the n images that decode.
+        pixels_NK3HW: uint8, K views each.
+        bad: the images that do not.
+    """
+
+    image_ids: list[str]
+    pixels_NK3HW: np.ndarray
+    bad: list[BadImage]
+
+
+def decode(image_ids: Sequence[str], uris: Sequence[str], transform: Transform, views: int) -> Decoded:
+    """Open images and make the encoder's input of them; augmented views follow from the image's id alone."""
+    found: list[str] = []
+    bad: list[BadImage] = []
+    pixels_NK3HW = np.empty((len(image_ids), views, 3, transform.size, transform.size), dtype=np.uint8)
+    for image_id, uri in zip(image_ids, uris, strict=True):
+        try:
+            image = open_image(uri)
+        except UnreadableImageError as error:
+            bad.append(BadImage(image_id, uri, str(error)))
+            continue
+        seed = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:4])
+        for view in range(views):
+            pixels_NK3HW[len(found), view] = transform(image, view, seed).numpy()
+        found.append(image_id)
+    return Decoded(found, pixels_NK3HW[: len(found)], bad)
+
+
+@torch.inference_mode()
+def encode(image_ids: Sequence[str], pixels_NK3HW: np.ndarray, encoder: ImageEncoder) -> Features:
+    """Features of decoded images, encoded in batches that do not depend on what other shards there are.
 
     Raises:
-        BadImagesError: for ``error``, once all images have been tried.
         NonFiniteError: where the encoder gives NaN or infinity for an image.
     """
-    stamps = [tuple(image_stamp(uri)) for uri in manifest.uris]
-    images = tuple(zip(manifest.image_ids, manifest.uris, stamps, strict=True))
-    key = StoreKey(images, encoder.fingerprint(), encoder.config.views)
-    description = encoder.config.model_dump(mode="json") | {"transform": encoder.transform_description}
-    writer = FeatureStoreWriter(root, key, description)
-    if writer.finished:
-        store = FeatureStore.open(str(writer.path))
-    else:
-        shards, missing = writer.shards(), writer.missing()
-        found: list[BadImage] = []
-        encoder = encoder.to("cuda" if torch.cuda.is_available() else "cpu")
-        for number in progress(missing, total=len(missing), what="encoding images (shards)"):
-            part = manifest.select(shards[number])
-            features, bad = _encode_shard(part, encoder, decode_only=bool(found) and on_bad_image == "error")
-            found += bad
-            if not found or on_bad_image == "skip":
-                assert features is not None
-                writer.write(number, features, bad)
-        if found and on_bad_image == "error":
-            raise report_bad_images(found, len(manifest), report)
-        store = writer.finish()
-    if store.bad_images:
-        error = report_bad_images(store.bad_images, len(manifest), report)
-        if on_bad_image == "error":
-            raise error
-    return store
+    views = encoder.config.views
+    pixels = torch.from_numpy(pixels_NK3HW).flatten(0, 1)
+    if not len(pixels):  # every image of the shard is bad: an empty shard still needs its shapes
+        pixels = torch.zeros(1, 3, encoder.image_size, encoder.image_size, dtype=torch.uint8)
+    batches = [encoder(batch.to(encoder.mean.device)) for batch in pixels.split(encoder.config.batch_size)]
+    grid, global_features = (
+        torch.cat([part.half().cpu() for part in parts])[: len(image_ids) * views].numpy()
+        for parts in zip(*batches, strict=True)
+    )
+    finite = np.isfinite(grid).all(axis=(1, 2)) & np.isfinite(global_features).all(axis=1)
+    if not finite.all():
+        image_id = image_ids[int(np.flatnonzero(~finite)[0]) // views]
+        raise NonFiniteError(
+            f"image {image_id}: the encoder {encoder.config.model_dump()['model']} gives NaN or infinity in float16; "
+            "check its weights and the normalize setting"
+        )
+    ids, numbers = np.repeat(list(image_ids), views), np.tile(np.arange(views, dtype=np.int8), len(image_ids))
+    return Features(tuple(ids.tolist()), numbers, grid, global_features)
 
 
 def check_images(manifest: Manifest, *, on_bad_image: str, report: Path) -> list[BadImage]:
@@ -76,52 +95,3 @@ def check_images(manifest: Manifest, *, on_bad_image: str, report: Path) -> list
         if on_bad_image == "error":
             raise error
     return bad
-
-
-def _encode_shard(part: Manifest, encoder: ImageEncoder, decode_only: bool) -> tuple[Features | None, list[BadImage]]:
-    """Features of the images that decode (image by image, view by view), and those that do not."""
-    device = encoder.mean.device
-    bad: list[BadImage] = []
-    ids: list[str] = []
-    pending: list[torch.Tensor] = []
-    grids: list[np.ndarray] = []
-    globals_: list[np.ndarray] = []
-    views = encoder.config.views
-
-    def encode_pending() -> None:
-        with torch.inference_mode():
-            encoded = encoder(torch.stack(pending).to(device))
-        pending.clear()
-        grids.append(encoded.grid_BVD.half().cpu().numpy())
-        globals_.append(encoded.global_BE.half().cpu().numpy())
-
-    for image_id, uri in zip(part.image_ids, part.uris, strict=True):
-        try:
-            image = open_image(uri)
-        except UnreadableImageError as error:
-            bad.append(BadImage(image_id, uri, str(error)))
-            continue
-        if decode_only:
-            continue
-        ids.append(image_id)
-        seed = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:4])
-        pending += [encoder.transform(image, view, seed) for view in range(views)]
-        if len(pending) >= encoder.config.batch_size:
-            encode_pending()
-    if decode_only:
-        return None, bad
-    if pending or not grids:
-        if not pending:  # every image of the shard is bad: an empty shard still needs its shapes
-            pending.append(torch.zeros(3, encoder.image_size, encoder.image_size))
-        encode_pending()
-    count = len(ids) * views
-    grid, global_features = np.concatenate(grids)[:count], np.concatenate(globals_)[:count]
-    finite = np.isfinite(grid).all(axis=(1, 2)) & np.isfinite(global_features).all(axis=1)
-    if not finite.all():
-        image_id = ids[int(np.flatnonzero(~finite)[0]) // views]
-        raise NonFiniteError(
-            f"image {image_id}: the encoder {encoder.config.model_dump()['model']} gives NaN or infinity in float16; "
-            "check its weights and the normalize setting"
-        )
-    return Features(tuple(np.repeat(ids, views)), np.tile(np.arange(views, dtype=np.int8), len(ids)),
-                    grid, global_features), bad  # fmt: skip

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -42,6 +43,8 @@ class ImageEncoderConfig(Config):
     ``resize``: squash the whole image into the square, or resize its shorter side and crop the centre (which loses
     objects at the edges). ``normalize``: colour statistics; ``none`` feeds [0, 1] as the released CPRFL does.
     ``pool``: average the grid to pool x pool cells. ``views``: 1 plain view and views - 1 augmented ones.
+    ``num_workers``: copies of the encoder that extract features at the same time; one per GPU, or per machine where
+    there is none, unless given.
     """
 
     image_size: PositiveInt | None = None
@@ -50,10 +53,44 @@ class ImageEncoderConfig(Config):
     pool: PositiveInt | None = None
     views: int = Field(default=1, ge=1, le=127)
     batch_size: PositiveInt = 32
+    num_workers: PositiveInt | None = None
 
     @abstractmethod
     def build(self, cache_dir: Path) -> ImageEncoder:
         """The frozen encoder, in evaluation mode; ``cache_dir`` is where weights made here are kept."""
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Makes the encoder's square input of an image.
+
+    Attributes:
+        size: of its sides, in pixels.
+        resize: see `ImageEncoderConfig`.
+    """
+
+    size: int
+    resize: Literal["squash", "crop"]
+
+    def __call__(self, image: Image.Image, view: int = 0, seed: int = 0) -> Tensor:
+        """The input, uint8 [3, H, W].
+
+        View 0 is the plain image; a further view is a random crop of at least half its area, flipped half the time,
+        and follows from ``seed``.
+        """
+        ensure_torchvision()
+        from torchvision.transforms.v2 import functional as TF
+
+        if view > 0:
+            image = _augment(image, torch.Generator().manual_seed(seed * 128 + view))
+        if self.resize == "squash":
+            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        else:
+            scale = self.size / min(image.size)
+            width, height = (max(self.size, round(side * scale)) for side in image.size)
+            image = TF.center_crop(image.resize((width, height), Image.Resampling.BICUBIC), [self.size, self.size])
+        pixels: Tensor = TF.pil_to_tensor(image)
+        return pixels
 
 
 class ImageEncoder(nn.Module):
@@ -72,6 +109,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.image_size = image_size
+        self.transform = Transform(image_size, config.resize)
         self.statistics = statistics if config.normalize == "own" else STATISTICS[config.normalize]
         self.register_buffer("mean", torch.tensor(self.statistics[0]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.statistics[1]).view(3, 1, 1), persistent=False)
@@ -85,32 +123,13 @@ class ImageEncoder(nn.Module):
         """Recompute activations in the backward pass from now on, for less memory."""
 
     def forward(self, images_B3HW: Tensor) -> Encoded:
-        """Encode images with values in [0, 1] as `transform` makes them."""
+        """Encode images as `transform` makes them, or of floats in [0, 1]."""
+        if images_B3HW.dtype == torch.uint8:
+            images_B3HW = images_B3HW.float().div_(255)
         grid_BDhw, global_BE = self.encode((images_B3HW - self.mean) / self.std)
         if self.config.pool is not None:
             grid_BDhw = F.adaptive_avg_pool2d(grid_BDhw, self.config.pool)
         return Encoded(grid_BDhw.flatten(2).transpose(1, 2), global_BE)
-
-    def transform(self, image: Image.Image, view: int = 0, seed: int = 0) -> Tensor:
-        """The square input [3, H, W] with values in [0, 1].
-
-        View 0 is the plain image; a further view is a random crop of at least half its area, flipped half the time,
-        and follows from ``seed``.
-        """
-        ensure_torchvision()
-        from torchvision.transforms.v2 import functional as TF
-
-        size = self.image_size
-        if view > 0:
-            image = _augment(image, torch.Generator().manual_seed(seed * 128 + view))
-        if self.config.resize == "squash":
-            image = image.resize((size, size), Image.Resampling.BICUBIC)
-        else:
-            scale = size / min(image.size)
-            width, height = (max(size, round(side * scale)) for side in image.size)
-            image = TF.center_crop(image.resize((width, height), Image.Resampling.BICUBIC), [size, size])
-        pixels: Tensor = TF.pil_to_tensor(image)
-        return pixels.float().div_(255)
 
     @property
     def transform_description(self) -> dict[str, Any]:
@@ -119,7 +138,12 @@ class ImageEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Changes with the settings, the transform and every weight."""
-        ignored = {"batch_size", "pretrained", "weights"}  # the digest below says which weights these are
+        ignored = {
+            "batch_size",
+            "num_workers",
+            "pretrained",
+            "weights",
+        }  # the digest below says which weights these are
         settings = self.config.model_dump(mode="json", exclude=ignored)
         return fingerprint([settings, self.transform_description, weights_digest(self)])
 

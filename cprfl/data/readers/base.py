@@ -6,12 +6,12 @@ import difflib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import PositiveInt
 
 from cprfl.config import Config
+from cprfl.data import storage
 from cprfl.data.long_tail import ParetoConfig, make_long_tailed
 from cprfl.data.manifest import Groups, Manifest
 from cprfl.errors import DatasetError
@@ -100,11 +100,10 @@ def read_lines(path: str, what: str) -> list[tuple[int, str]]:
 
 def read_text(path: str, what: str) -> str:
     """A UTF-8 text file (a byte-order mark is dropped)."""
-    file = Path(path)
-    if not file.is_file():
-        raise DatasetError(f"{path}: {what} not found; check the path and data_root")
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return storage.read_bytes(path).decode("utf-8-sig")
+    except (FileNotFoundError, IsADirectoryError):
+        raise DatasetError(f"{path}: {what} not found; check the path and data_root") from None
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: {what} is not UTF-8 text (byte {error.start})") from None
 

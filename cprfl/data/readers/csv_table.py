@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -39,7 +38,7 @@ class CsvDataset(DatasetConfig):
         index = {name: position for position, name in enumerate(classes)}
         rows: dict[SplitName, list[Row]] = {}
         for split, table in tables.items():
-            folder = self.images if self.images is not None else str(Path(self.splits[split]).parent)
+            folder = self.images if self.images is not None else self.splits[split].rpartition("/")[0] or "."
             rows[split] = [
                 Row(image, f"{folder}/{image}", [class_index(name, index, where) for name in names], where)
                 for where, image, names in table

@@ -1,0 +1,233 @@
+"""Files by local path or by URI: ``s3://``, or any other filesystem that pyarrow knows.
+
+Credentials, region and endpoint of S3 come from the environment as boto3 finds them, in whichever process opens the
+file; they are in no URI, argument or message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from cprfl.data.files import write_aside
+from cprfl.errors import StorageError
+
+
+def is_remote(uri: str) -> bool:
+    """Whether ``uri`` names something else than a local path."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+def local_path(uri: str) -> Path:
+    """The path of a local URI."""
+    return Path(uri.removeprefix("file://"))
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder on any filesystem; nothing of it need exist. Only its URI travels between processes.
+
+    Attributes:
+        uri: without a slash at its end.
+    """
+
+    uri: str
+
+    @cached_property
+    def _filesystem(self) -> tuple[fs.FileSystem, str]:
+        return filesystem(self.uri)
+
+    def __getstate__(self) -> dict[str, str]:
+        return {"uri": self.uri}  # an open S3 filesystem holds credentials
+
+    def __truediv__(self, name: str) -> Folder:
+        return Folder(f"{self.uri}/{name}")
+
+    def files(self) -> dict[str, int]:
+        """Size in bytes of each file directly in the folder, by name; nothing where there is no folder."""
+        return {info.base_name: info.size for info in self._list() if info.type == fs.FileType.File}
+
+    def folders(self) -> list[str]:
+        """Names of the folders in it."""
+        return sorted(info.base_name for info in self._list() if info.type == fs.FileType.Directory)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        filesystem, path = self._filesystem
+        with _named(f"{self.uri}/{name}"):
+            return bool(filesystem.get_file_info(f"{path}/{name}").type == fs.FileType.File)
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes."""
+        filesystem, path = self._filesystem
+        with _named(f"{self.uri}/{name}"), filesystem.open_input_file(f"{path}/{name}") as file:
+            content: bytes = file.read()
+            return content
+
+    def open(self, name: str) -> pa.NativeFile:
+        """A file to read from, mapped into memory where it is a local one."""
+        filesystem, path = self._filesystem
+        if isinstance(filesystem, fs.LocalFileSystem):
+            return pa.memory_map(f"{path}/{name}")
+        return filesystem.open_input_file(f"{path}/{name}")
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[Any]:
+        """Something to write a file to (a path or a file object), which appears whole or not at all."""
+        filesystem, path = self._filesystem
+        if isinstance(filesystem, fs.LocalFileSystem):
+            with write_aside(Path(path) / name) as aside:
+                yield aside
+            return
+        # Closing a remote stream keeps what it has got, after an error too: so it is opened when all is at hand.
+        content = pa.BufferOutputStream()
+        yield content
+        with _named(f"{self.uri}/{name}"), filesystem.open_output_stream(f"{path}/{name}") as file:
+            file.write(content.getvalue())
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all."""
+        with self.create(name) as sink:
+            (sink.write_bytes if isinstance(sink, Path) else sink.write)(content)
+
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        filesystem, path = self._filesystem
+        with _named(f"{self.uri}/{name}"):
+            filesystem.delete_file(f"{path}/{name}")
+
+    def remove_all(self) -> None:
+        """Remove the folder with all that is in it."""
+        filesystem, path = self._filesystem
+        with _named(self.uri):
+            filesystem.delete_dir(path)
+
+    def _list(self) -> list[fs.FileInfo]:
+        filesystem, path = self._filesystem
+        with _named(self.uri):
+            found: list[fs.FileInfo] = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+            return found
+
+
+def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem of ``uri`` and the path in it.
+
+    Raises:
+        StorageError: for an unknown scheme, or credentials in the URI.
+    """
+    if not is_remote(uri):
+        return fs.LocalFileSystem(), str(local_path(uri))
+    scheme, _, path = uri.partition("://")
+    if "@" in path.split("/")[0]:
+        raise StorageError(
+            f"{scheme}://...@{path.partition('@')[2]}: no credentials in a URI, it is logged; put them into the "
+            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or a profile (AWS_PROFILE)"
+        )
+    if scheme == "s3":
+        return _s3(), path.rstrip("/")
+    with _named(uri):
+        found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
+        return found
+
+
+def read_bytes(uri: str) -> bytes:
+    """A file's bytes, by path or URI.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        StorageError: where the storage cannot be reached or refuses.
+    """
+    if not is_remote(uri):
+        return local_path(uri).read_bytes()
+    found, path = _opened(uri)
+    with _named(uri), found.open_input_file(path) as file:
+        content: bytes = file.read()
+        return content
+
+
+def stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
+    """Size in bytes and modification time in ns of each file: what tells a changed one; (-1,) where there is none."""
+    result: list[tuple[int, ...]] = [(-1,)] * len(uris)
+    remote: dict[str, list[int]] = {}
+    for row, uri in enumerate(uris):
+        if is_remote(uri):
+            remote.setdefault("/".join(uri.split("/")[:3]), []).append(row)
+            continue
+        try:
+            stat = local_path(uri).stat()
+        except OSError:
+            continue
+        result[row] = (stat.st_size, stat.st_mtime_ns)
+    for root, rows in remote.items():
+        found, _ = _opened(root)
+        prefix = root.partition("://")[2] if root.startswith("s3://") else ""
+        paths = [prefix + uris[row].removeprefix(root) for row in rows]
+        with _named(root):
+            infos = found.get_file_info(paths)
+        for row, info in zip(rows, infos, strict=True):
+            if info.type == fs.FileType.File:
+                result[row] = (info.size, info.mtime_ns)
+    return result
+
+
+_filesystems: dict[str, fs.FileSystem] = {}
+
+
+def _opened(uri: str) -> tuple[fs.FileSystem, str]:
+    """As `filesystem`, which is made once per scheme and process: images are opened one by one."""
+    scheme, _, path = uri.partition("://")
+    if scheme != "s3":
+        return filesystem(uri)
+    if scheme not in _filesystems or "@" in path.split("/")[0]:
+        _filesystems[scheme] = filesystem(uri)[0]
+    return _filesystems[scheme], path
+
+
+def _s3() -> fs.S3FileSystem:
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        client = boto3.Session().client("s3")
+        credentials = boto3.Session().get_credentials()
+    except BotoCoreError as error:
+        raise StorageError(f"s3: {error}; check AWS_PROFILE and the other AWS_ variables") from None
+    if credentials is None:
+        raise StorageError(
+            "s3: no credentials in the environment; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+        )
+    frozen = credentials.get_frozen_credentials()
+    endpoint: str = client.meta.endpoint_url
+    own = None if re.fullmatch(r"https://s3(\.[a-z0-9-]+)?\.amazonaws\.com", endpoint) else endpoint
+    return fs.S3FileSystem(
+        access_key=frozen.access_key,
+        secret_key=frozen.secret_key,
+        session_token=frozen.token,
+        region=client.meta.region_name if client.meta.region_name != "aws-global" else "us-east-1",
+        endpoint_override=own,
+        connect_timeout=10,
+    )
+
+
+@contextmanager
+def _named(uri: str) -> Iterator[None]:
+    """Turn what the filesystem raises into one line that names the URI; a missing file stays what it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, pa.ArrowInvalid) as error:
+        raise StorageError(
+            f"{uri}: {str(error).splitlines()[0]}; check the bucket, the credentials in the environment and "
+            "AWS_ENDPOINT_URL"
+            if uri.startswith("s3://")
+            else f"{uri}: {str(error).splitlines()[0]}"
+        ) from None

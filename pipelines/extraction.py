@@ -1,0 +1,247 @@
+"""Fills feature stores on Ray Data: shards of images are decoded, encoded in a pool of actors and written.
+
+A row of the data set is a shard. What goes into a shard and how its images are batched follows from the manifest alone,
+so a shard comes out the same whichever worker makes it, and whatever was there already need not be made again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cprfl import errors
+from cprfl.data.feature_store import FeatureStore, StoreInProgress, StoreKey
+from cprfl.data.images import BadImage, image_stamps, report_bad_images
+from cprfl.data.manifest import Manifest
+from cprfl.data.shards import Features, shard_name, write_shard
+from cprfl.data.storage import Folder
+from cprfl.encoders.extraction import decode, encode
+from cprfl.encoders.image import ImageEncoder, Transform
+from cprfl.errors import UserError, WeightsError
+from cprfl.experiment import Experiment
+from cprfl.progress import progress
+from pipelines import cluster
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """A store, and what it took to fill it.
+
+    Attributes:
+        store: finished.
+        metrics: ``extraction/images`` that this call encoded, ``/images_per_second`` and ``/bad_images``.
+    """
+
+    store: FeatureStore
+    metrics: dict[str, float]
+
+
+def extract(manifest: Manifest, experiment: Experiment, *, report: Path) -> Extraction:
+    """Features of every image of ``manifest``: found again where they are, computed where they are missing.
+
+    Two calls for the same store, on one machine or on two, share the work.
+
+    Args:
+        manifest: the images.
+        experiment: names the encoder, the folder of the stores and what to do with bad images.
+        report: CSV file that lists the images that cannot be used, if there are any.
+
+    Raises:
+        BadImagesError: for ``dataset.on_bad_image: error``, once all images have been tried.
+        NonFiniteError: where the encoder gives NaN or infinity for an image.
+        StorageError: where images or store cannot be reached.
+        ClusterError: where the nodes of the cluster do not share the folder of the stores.
+    """
+    encoder = experiment.encoder.build(experiment.cache_dir)
+    stamps = image_stamps(manifest.uris)
+    key = StoreKey(tuple(zip(manifest.image_ids, manifest.uris, stamps, strict=True)), encoder.fingerprint(),
+                   encoder.config.views)  # fmt: skip
+    description = encoder.config.model_dump(mode="json") | {"transform": encoder.transform_description}
+    target = StoreInProgress(experiment.feature_root, key, description)
+    started, encoded = time.monotonic(), 0
+    if target.finished:
+        store = FeatureStore.open(target.folder.uri)
+    else:
+        shards, missing = key.shards(), target.missing()
+        found: list[BadImage] = []
+        rows = [_row(manifest, number, shards[number]) for number in missing]
+        images = sum(row["images"] for row in rows)
+        finished_rows = _run(rows, experiment, encoder, target.folder)
+        for done in progress(finished_rows, images, "encoding images", size=lambda row: int(row["images"])):
+            found += [BadImage(**item) for item in json.loads(done["bad"])]
+            encoded += int(done["encoded"])
+        if found and experiment.dataset.on_bad_image == "error":
+            raise report_bad_images(sorted(found, key=lambda bad: bad.image_id), len(manifest), report)
+        store = target.finish()
+    if store.bad_images:
+        error = report_bad_images(store.bad_images, len(manifest), report)
+        if experiment.dataset.on_bad_image == "error":
+            raise error
+    seconds = time.monotonic() - started
+    metrics = {"extraction/images": float(encoded), "extraction/bad_images": float(len(store.bad_images))}
+    if encoded:
+        metrics["extraction/images_per_second"] = encoded / seconds
+    return Extraction(store, metrics)
+
+
+def _row(manifest: Manifest, number: int, images: range) -> Row:
+    return {
+        "shard": number,
+        "images": len(images),
+        "error": "",
+        "image_ids": [manifest.image_ids[row] for row in images],
+        "uris": [manifest.uris[row] for row in images],
+    }
+
+
+def _run(rows: list[Row], experiment: Experiment, encoder: ImageEncoder, folder: Folder) -> Iterator[Row]:
+    """The rows of shards that are done, as they are done."""
+    if not rows:
+        return
+    cluster.connect()
+    if "://" not in experiment.feature_root:
+        cluster.check_shared(Path(experiment.feature_root))
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Each call begins somewhere else: two that fill one store at the same time meet the other's shards as done.
+    random.Random(f"{os.getpid()} {time.time_ns()}").shuffle(rows)
+    # In a task of its own, on this node, because Ray Data writes its warnings to the driver's terminal.
+    execute = ray.remote(_execute).options(
+        num_cpus=0, max_retries=0, num_returns="streaming",
+        scheduling_strategy=NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        ),
+    )  # fmt: skip
+    settings = experiment.model_dump(mode="json")
+    for done in execute.remote(rows, settings, encoder.transform, encoder.fingerprint(), folder):
+        row = ray.get(done)
+        if row["error"]:
+            kind, message = json.loads(row["error"])
+            raise getattr(errors, kind)(message)
+        yield row
+
+
+def _execute(
+    rows: list[Row], settings: dict[str, Any], transform: Transform, fingerprint: str, folder: Folder
+) -> Iterator[Row]:
+    import ray
+    import ray.data
+
+    experiment = Experiment.model_validate(settings)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 1.0), int(total.get("GPU", 0))
+    actors = experiment.encoder.num_workers or gpus or sum(bool(node["Resources"].get("CPU")) for node in ray.nodes())
+    # Decoding takes what the encoders leave, the smallest node is enough for all three steps, and the shares differ:
+    # Ray would decode inside the actors of the encoders otherwise, and keep them waiting.
+    smallest = min(node["Resources"]["CPU"] for node in ray.nodes() if node["Resources"].get("CPU"))
+    share = min(1.0, smallest / 2, cpus / actors)
+    threads = max(1, int(cpus / actors))
+    skip = experiment.dataset.on_bad_image == "skip"
+    done = (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .map(_decode, fn_args=(transform, experiment.encoder.views, folder, skip), num_cpus=share)
+        .map(
+            _Encoder,
+            fn_constructor_args=(settings, fingerprint, threads, folder),
+            compute=ray.data.ActorPoolStrategy(size=actors, max_tasks_in_flight_per_actor=2),
+            num_cpus=share / 2,
+            num_gpus=1 if gpus >= actors else 0,
+            scheduling_strategy="SPREAD",
+        )
+        .map(_write, fn_args=(folder,), num_cpus=share / 4)
+    )
+    done.set_name(f"features-{experiment.name}")
+    yield from done.iter_rows()
+
+
+def _reported(stage: Callable[..., Row]) -> Callable[..., Row]:
+    """Let a user's mistake travel as part of the row: Ray Data drops the cause of what a stage raises."""
+
+    @wraps(stage)
+    def step(*arguments: Any, **options: Any) -> Row:
+        row: Row = next(argument for argument in arguments if isinstance(argument, dict))
+        if row["error"]:
+            return row
+        try:
+            return stage(*arguments, **options)
+        except UserError as error:
+            return row | {"error": json.dumps([type(error).__name__, str(error)])}
+
+    return step
+
+
+@_reported
+def _decode(row: Row, transform: Transform, views: int, folder: Folder, skip_bad: bool) -> Row:
+    """Pixels of a shard's images; none where the shard is there by now, or is not to be written."""
+    done = row | {"encoded": 0, "bad": "[]", "pixels": None}
+    if folder.exists(shard_name(row["shard"])):
+        return done
+    decoded = decode(row["image_ids"], row["uris"], transform, views)
+    done["bad"] = json.dumps([asdict(item) for item in decoded.bad])
+    if decoded.bad and not skip_bad:
+        return done
+    return done | {
+        "encoded": len(decoded.image_ids), "image_ids": decoded.image_ids, "pixels": decoded.pixels_NK3HW
+    }  # fmt: skip
+
+
+class _Encoder:
+    """An actor that keeps one encoder, on a GPU if it was given one."""
+
+    def __init__(self, settings: dict[str, Any], fingerprint: str, threads: int, folder: Folder) -> None:
+        self.settings, self.fingerprint, self.threads, self.folder = settings, fingerprint, threads, folder
+
+    @cached_property
+    def encoder(self) -> ImageEncoder:
+        """Built at the first shard: a mistake found here can be reported like one of an image."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        experiment = Experiment.model_validate(self.settings)
+        encoder = experiment.encoder.build(experiment.cache_dir)
+        if encoder.fingerprint() != self.fingerprint:
+            raise WeightsError(
+                f"encoder.model: the weights on {socket.gethostname()} differ from those where the run was started; "
+                "give all nodes the same file"
+            )
+        return encoder.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    @_reported
+    def __call__(self, row: Row) -> Row:
+        """Features in place of the pixels."""
+        if row["pixels"] is None or self.folder.exists(shard_name(row["shard"])):  # by another run, meanwhile
+            return row | {"encoded": 0, "pixels": None, "views": None, "grid": None, "global": None}
+        features = encode(list(row["image_ids"]), row["pixels"], self.encoder)
+        return row | {
+            "pixels": None,
+            "views": features.views,
+            "grid": features.grid,
+            "global": features.global_features,
+        }
+
+
+@_reported
+def _write(row: Row, folder: Folder) -> Row:
+    """A shard of the store; what is left of the row is small."""
+    if row["grid"] is not None:
+        views = row["views"]
+        per_image = int(views.max(initial=0)) + 1
+        ids = tuple(np.repeat(row["image_ids"], per_image).tolist()) if len(views) else ()
+        bad = [BadImage(**item) for item in json.loads(row["bad"])]
+        write_shard(folder, row["shard"], Features(ids, views, row["grid"], row["global"]), bad)
+    return {name: row[name] for name in ("images", "encoded", "bad", "error")}

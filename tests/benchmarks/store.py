@@ -1,0 +1,254 @@
+"""Extraction and feature store: speed against the bare way in the same run, memory and time as the store grows.
+
+python -m tests.benchmarks.store ../shared/data
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from cprfl.data.feature_store import FeatureStore, StoreInProgress, StoreKey
+from cprfl.data.images import open_image
+from cprfl.data.manifest import Manifest
+from cprfl.data.shards import Features, write_shard
+from cprfl.encoders.image import ImageEncoder
+from cprfl.experiment import Experiment, load
+from cprfl.losses import AsymmetricLoss
+from cprfl.models import LinearProbe
+from cprfl.training.config import TrainConfig
+from cprfl.training.loop import Worker, fit
+from cprfl.training.sources import StoredFeatures
+from pipelines import cluster, extraction
+
+GRID, ROUNDS = (49, 512), 5
+
+
+def filled(root: Path, rows: int) -> FeatureStore:
+    """A store of random features."""
+    images = tuple((f"{number:07d}", f"/{number}", (number,)) for number in range(rows))
+    target = StoreInProgress(str(root), StoreKey(images, "random", 1), {"model": "random"})
+    for number, chosen in enumerate(target.key.shards()):
+        write_shard(target.folder, number, random_rows(chosen), [])
+    return target.finish()
+
+
+def random_rows(chosen: range) -> Features:
+    """Features whose values a half can hold."""
+    rng = np.random.default_rng(chosen.start)
+    grid = rng.standard_normal((len(chosen), *GRID), dtype=np.float32).astype("<f2")
+    ids = tuple(f"{number:07d}" for number in chosen)
+    return Features(ids, np.zeros(len(chosen), np.int8), grid, grid[:, 0].copy())
+
+
+def manifest_of(store: FeatureStore) -> Manifest:
+    """All images of the store, with one label each."""
+    ids = tuple(image_id for batch in store.iter_batches(1024) for image_id in batch.image_ids)
+    return Manifest(tuple("abcdefgh"), ids, ids, ("train",) * len(ids), tuple((n % 8,) for n in range(len(ids))))
+
+
+def reading_and_writing(folder: Path) -> str:
+    """Gigabytes per second of our store and of NumPy's files, interleaved, and the ratios."""
+    rows = 4096
+    store = filled(folder / "store", rows)
+    parts = [random_rows(range(start, start + 128)) for start in range(0, rows, 128)]
+    array = np.concatenate([part.grid for part in parts])
+    np.save(folder / "a.npy", array)
+    table = pa.table({"f": pa.FixedShapeTensorArray.from_numpy_ndarray(array[:1024])})
+    pq.write_table(table, folder / "typed.parquet", compression="none")
+
+    def consume(shuffle: int | None) -> None:
+        for batch in store.iter_batches(128, shuffle_seed=shuffle):
+            batch.grid_BVD[0, 0, 0].item()
+
+    def write_ours() -> None:
+        shutil.rmtree(folder / "written", ignore_errors=True)
+        target = StoreInProgress(str(folder / "written"), StoreKey((), "x", 1), {})
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda item: write_shard(target.folder, item[0], item[1], []), enumerate(parts)))
+
+    def write_numpy() -> None:
+        (folder / "b.npy").unlink(missing_ok=True)
+        np.save(folder / "b.npy", array)
+
+    ways: dict[str, tuple[Callable[[], object], int]] = {
+        "np.load": (lambda: np.load(folder / "a.npy"), array.nbytes),
+        "read in order": (lambda: consume(None), array.nbytes),
+        "read shuffled": (lambda: consume(1), array.nbytes),
+        "read a typed tensor column": (
+            lambda: pq.read_table(folder / "typed.parquet")["f"].combine_chunks().to_numpy_ndarray(), array.nbytes // 4,
+        ),
+        "np.save": (write_numpy, array.nbytes),
+        "write (two threads)": (write_ours, array.nbytes),
+    }  # fmt: skip
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, (way, size) in ways.items():
+            start = time.perf_counter()
+            way()
+            speeds[name].append(size / (time.perf_counter() - start) / 1e9)
+    lines = ["| way | GB/s | of NumPy's |", "|---|---|---|"]
+    for name, values in speeds.items():
+        base = speeds["np.save" if "write" in name or "save" in name else "np.load"]
+        ratio = statistics.median(v / b for v, b in zip(values, base, strict=True))
+        lines.append(f"| {name} | {statistics.median(values):.2f} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def training(folder: Path, rows: int, memory_mb: int) -> None:
+    """Print seconds per image and peak memory of three epochs on a store of ``rows``; a process of its own."""
+    store = FeatureStore.open(next(str(path) for path in (folder / str(rows)).iterdir()))
+    manifest = manifest_of(store)
+    source = StoredFeatures(manifest, store, memory_mb * 2**20)
+    times = [time.perf_counter()]
+    fit(LinearProbe(GRID[1], 8), AsymmetricLoss(), source, TrainConfig(epochs=3, batch_size=32), seed=0,
+        worker=Worker(torch.device("cpu")), on_epoch_end=lambda _: times.append(time.perf_counter()))  # fmt: skip
+    status = Path("/proc/self/status").read_text()  # ru_maxrss would start from the parent's
+    peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
+    print(1e3 * (times[-1] - times[1]) / 2 / rows, peak)
+
+
+def growing(folder: Path) -> str:
+    """Training on 2,000 and on 20,000 rows, with the default bound of features in memory and with none."""
+    lines = [
+        "| rows of [49, 512] | features_in_memory_mb | training, ms per image | peak memory of the process, MB |",
+        "|---|---|---|---|",
+    ]
+    for rows in (2_000, 20_000):
+        filled(folder / str(rows), rows)
+    for rows, memory_mb in [(2_000, 512), (20_000, 512), (2_000, 0), (20_000, 0)] * 2:
+        command = [sys.executable, "-m", "tests.benchmarks.store", "--train", str(folder), str(rows), str(memory_mb)]
+        per_image, peak = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        lines.append(f"| {rows} | {memory_mb} | {float(per_image):.3f} | {float(peak):.0f} |")
+    return "\n".join(lines)
+
+
+class _Files(Dataset[torch.Tensor]):
+    def __init__(self, uris: tuple[str, ...], encoder: ImageEncoder) -> None:
+        self.uris, self.transform = uris, encoder.transform
+
+    def __len__(self) -> int:
+        return len(self.uris)
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return self.transform(open_image(self.uris[row]))
+
+
+def bare_loop(uris: tuple[str, ...], encoder: ImageEncoder) -> float:
+    """Images per second of a DataLoader and the model, after the first four batches."""
+    loader = DataLoader(_Files(uris, encoder), batch_size=32, num_workers=2)
+    start, seen = 0.0, 0
+    with torch.inference_mode():
+        for number, batch in enumerate(loader):
+            encoder(batch).grid_BVD.half().numpy()
+            if number == 3:
+                start = time.perf_counter()
+            elif number > 3:
+                seen += len(batch)
+    return seen / (time.perf_counter() - start)
+
+
+def ours(experiment: Experiment, manifest: Manifest, report: Path) -> float:
+    """Images per second of our extraction, after the first shard."""
+    moments: list[tuple[float, int]] = []
+    run = extraction._run
+
+    def timed(*arguments: object) -> Iterator[dict[str, object]]:
+        for row in run(*arguments):  # type: ignore[arg-type]
+            moments.append((time.perf_counter(), int(row["images"])))
+            yield row
+
+    extraction._run = timed  # type: ignore[assignment]
+    extraction.extract(manifest, experiment, report=report)
+    extraction._run = run
+    return sum(images for _, images in moments[1:]) / (moments[-1][0] - moments[0][0])
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[float]]:
+    """Most memory of this process and all below it, in MB: the sum of proportional set sizes, twice a second."""
+    peak, stop = [0.0], threading.Event()
+
+    def sample() -> None:
+        while not stop.wait(0.5):
+            total = 0
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+                try:
+                    total += process.memory_full_info().pss
+                except psutil.Error:
+                    continue
+            peak[0] = max(peak[0], total / 1e6)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    yield peak
+    stop.set()
+    thread.join()
+
+
+def extracting(folder: Path, data: Path) -> str:
+    """2,000 photographs, by us and by the bare loop in turn; then memory and time as rows grow tenfold."""
+    photos = sorted((data / "coco_mini" / "images").rglob("*.jpg"))
+    (folder / "photos").mkdir()
+    for number in range(2000):
+        os.link(shutil.copy(photos[number % len(photos)], folder / "x.jpg"), folder / "photos" / f"{number:05d}.jpg")
+        (folder / "x.jpg").unlink()
+    uris = tuple(map(str, sorted((folder / "photos").iterdir())))
+    manifest = Manifest(("x",), tuple(uri[-9:] for uri in uris), uris, ("train",) * 2000, ((0,),) * 2000)
+    base = [f"data_root={data.absolute()}", f"output_dir={folder}"]
+    encoder = load("configs/coco_mini.yaml", base).encoder.build(folder)
+    lines = ["| 2,000 photographs, SqueezeNet, 224 px | images/s | of the bare loop |", "|---|---|---|"]
+    ratios = []
+    for turn in range(2):
+        bare = bare_loop(uris, encoder)
+        experiment = load("configs/coco_mini.yaml", [*base, f"feature_dir={folder}/turn{turn}"])
+        rate = ours(experiment, manifest, folder / "bad.csv")
+        ratios.append(rate / bare)
+        lines.append(f"| bare loop, then extraction | {bare:.1f}, {rate:.1f} | {rate / bare:.2f} |")
+    lines += [
+        "",
+        "| rows, 64 px, ten views | ms per row, once running | peak memory of all processes, MB |",
+        "|---|---|---|",
+    ]
+    small = ["encoder.image_size=64", "encoder.views=10", "encoder.pool=null", "encoder.pretrained=random"]
+    for rows in (2_000, 20_000):
+        part = manifest.select(list(range(rows // 10)))
+        experiment = load("configs/coco_mini.yaml", [*base, *small, f"feature_dir={folder}/rows{rows}"])
+        with peak_memory() as peak:
+            rate = ours(experiment, part, folder / "bad.csv")
+        lines.append(f"| {rows} | {100 / rate:.2f} | {peak[0]:.0f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """All tables, or one training for `growing`."""
+    if sys.argv[1] == "--train":
+        training(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        print(reading_and_writing(Path(folder)), "\n", flush=True)
+        print(growing(Path(folder)), "\n", flush=True)
+        cluster.connect()
+        print(extracting(Path(folder), Path(sys.argv[1])), flush=True)
+
+
+if __name__ == "__main__":
+    main()
