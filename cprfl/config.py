@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
+import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
 from cprfl.errors import ConfigError
@@ -48,6 +50,20 @@ def validate(cls: type[ConfigT], values: object, *, source: str, **context: str)
         mistakes = [f"  {_describe(cls, dict(detail))}" for detail in error.errors()]
         noun = "mistake" if len(mistakes) == 1 else "mistakes"
         raise ConfigError("\n".join([f"{source}: {len(mistakes)} {noun}", *mistakes])) from None
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """The values of a YAML file; ``what`` names it in errors.
+
+    Raises:
+        ConfigError: where there is none, or it does not parse.
+    """
+    if not path.is_file():
+        raise ConfigError(f"{path}: {what} file not found")
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def _describe(cls: type[Config], detail: dict[str, Any]) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
+from cprfl.comparison import PromotionConfig
 from cprfl.config import Config, validate
 from cprfl.data.files import fingerprint
 from cprfl.data.readers.coco import CocoDataset
@@ -49,12 +50,14 @@ class ResourcesConfig(Config):
     """What a training run takes of the Ray cluster.
 
     ``cpus_per_worker``: all of a single machine's, shared evenly, unless given. ``gpu``: one per worker, if the
-    cluster has any (``auto``), always or never.
+    cluster has any (``auto``), always or never. ``max_failures``: times that a training whose worker or node died goes
+    on from its last checkpoint, waiting up to a minute for other resources.
     """
 
     num_workers: PositiveInt = 1
     cpus_per_worker: PositiveInt | None = None
     gpu: Literal["auto", "always", "never"] = "auto"
+    max_failures: NonNegativeInt = 3
 
 
 class Experiment(Config):
@@ -65,8 +68,11 @@ class Experiment(Config):
         seed: of every random number.
         data_root: base of every relative path in ``dataset``, ``encoder`` and ``text_encoder``.
         output_dir: where everything is written.
+        feature_dir: path or URI (``s3://bucket/prefix``) of the feature stores; ``output_dir/cache/features`` unless
+            given.
         protocol: ``honest`` never looks at the test images before the end; ``published`` keeps the epoch with the
             best test mAP, as the released codes do, and says so in every result.
+        promotion: when a retrained model replaces the champion.
         variants: further experiments, each by what it changes; a section with another ``name`` replaces the section.
     """
 
@@ -74,6 +80,7 @@ class Experiment(Config):
     seed: int = 0
     data_root: str = "."
     output_dir: str = "outputs"
+    feature_dir: str | None = None
     protocol: Literal["honest", "published"] = "honest"
     dataset: AnyDataset
     encoder: AnyEncoder
@@ -82,6 +89,7 @@ class Experiment(Config):
     loss: AnyLoss = AsymmetricLoss.Config()
     train: TrainConfig = TrainConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    promotion: PromotionConfig = PromotionConfig()
     variants: dict[str, dict[str, Any]] = {}
 
     @model_validator(mode="before")
@@ -119,15 +127,47 @@ class Experiment(Config):
         return Path(self.output_dir) / "cache"
 
     @property
+    def feature_root(self) -> str:
+        """Path or URI of the folder that holds one feature store per key."""
+        return self.feature_dir or str(self.cache_dir / "features")
+
+    @property
     def training_fingerprint(self) -> str:
         """Changes with every setting that can change the trained weights."""
-        return fingerprint(self.model_dump(mode="json", exclude={"variants", "output_dir", "data_root"}))
+        others = {"variants", "promotion", "output_dir", "feature_dir", "data_root"}
+        return fingerprint(self.model_dump(mode="json", exclude=others))
 
     def variant(self, key: str) -> Experiment:
         """This experiment with one variant's changes, named ``<name>-<key>``."""
         base = self.model_dump(mode="json", exclude={"variants"})
         merged = _merge(base, {**self.variants[key], "name": f"{self.name}-{key}"})
         return validate(Experiment, merged, source=f"variants.{key}")
+
+    def settings(self, paths: Iterable[str]) -> dict[str, Any]:
+        """The values at those of the paths (``loss.gamma_neg``) that this experiment has."""
+        found, values = {}, self.model_dump(mode="json")
+        for path in paths:
+            value: Any = values
+            for section in path.split("."):
+                value = value.get(section) if isinstance(value, dict) else None
+            if value is not None:
+                found[path] = value
+        return found
+
+    def changed(self, settings: Mapping[str, Any]) -> Experiment:
+        """This experiment with some settings, by their paths (``loss.gamma_neg``), set to other values.
+
+        Raises:
+            ConfigError: listing what is wrong with them.
+        """
+        changes: dict[str, Any] = {}
+        for path, value in settings.items():
+            *sections, last = path.split(".")
+            place = changes
+            for section in sections:
+                place = place.setdefault(section, {})
+            place[last] = value
+        return validate(Experiment, _merge(self.model_dump(mode="json"), changes), source="settings")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -152,6 +192,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         raise ConfigError(f"{path}: expected settings as `key: value`, got a {type(base).__name__}")
     merged = _merge(base, changes)
     merged["output_dir"] = str(Path(str(merged.get("output_dir", "outputs"))).absolute())
+    if merged.get("feature_dir") and "://" not in merged["feature_dir"]:
+        merged["feature_dir"] = str(Path(merged["feature_dir"]).absolute())
     merged["data_root"] = str(merged.get("data_root", "."))
     if "://" not in merged["data_root"]:
         merged["data_root"] = str(Path(merged["data_root"]).absolute())

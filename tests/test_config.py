@@ -18,7 +18,10 @@ def mistakes(path: Path, *overrides: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+EXPERIMENTS = sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "schedules.yaml"})  # which test_definitions looks at
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.name)
 def test_every_shipped_configuration_is_valid_and_says_how_to_run_it(path: Path) -> None:
     experiment = load(path)
     assert experiment.name == path.stem

@@ -74,3 +74,16 @@ def test_tau_is_the_prompt_network_s_hidden_width() -> None:
 )
 def test_the_way_with_fewest_multiplications_is_chosen(shape: tuple[int, ...], way: str) -> None:
     assert interaction.cheapest_way(*shape) == way
+
+
+def test_the_global_branch_starts_at_zero_and_adds_a_classifier_of_the_mean_cell() -> None:
+    text, features = torch.randn(5, 6), torch.randn(3, 7, 8)
+    torch.manual_seed(0)
+    plain = CPRFL(text, 8, dim=16, num_heads=2, head_dim=4, mlp_dim=16).eval()
+    torch.manual_seed(0)
+    branched = CPRFL(text, 8, dim=16, num_heads=2, head_dim=4, mlp_dim=16, global_branch=True).eval()
+    assert torch.equal(branched(features), plain(features))
+    assert branched.global_branch is not None
+    torch.nn.init.normal_(branched.global_branch.weight)
+    expected = plain(features) + features.mean(dim=1) @ branched.global_branch.weight.T
+    assert torch.allclose(branched(features), expected, atol=1e-5)

@@ -60,11 +60,10 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
 def test_augmentation_follows_seed_and_row_in_any_process(photos: Path, tmp_path: Path) -> None:
     dataset = load_small(tmp_path, photos)
     encoder = CnnEncoder.Config(model="squeezenet1_1", pretrained="random", image_size=32).build(tmp_path)
-    rows = [torch.tensor([3, 1]), torch.tensor([5])]
 
     def images(processes: int, seed: int = 1) -> torch.Tensor:
         source = ImageFiles(dataset, encoder, AugmentationConfig(), processes)
-        return torch.cat([batch for batch, _ in source.batches(rows, seed)])
+        return torch.cat([batch.inputs for batch in source.batches(3, seed, rank=0, world_size=2)])
 
     assert torch.equal(images(0), images(2))
     assert not torch.equal(images(0), images(0, seed=2))
@@ -94,14 +93,14 @@ def test_a_fine_tuned_run_is_evaluated_with_its_own_encoder(small_config: Path, 
     assert not (experiment.cache_dir / "features").exists()
 
 
-def test_what_fine_tuning_cannot_do_is_said(small_config: Path, photos: Path) -> None:
+def test_what_fine_tuning_cannot_do_is_said(own_config: Path, own_photos: Path) -> None:
     with pytest.raises(ConfigError, match=r"model.standardize needs statistics of fixed features"):
-        load(small_config, ["train.backbone=finetune"])
+        load(own_config, ["train.backbone=finetune"])
     with pytest.raises(ConfigError, match=r"encoder.views is for cached features"):
-        load(small_config, ["train.backbone=finetune", "model.standardize=false", "encoder.views=3"])
-    (photos / "03.png").write_bytes(b"no image")
+        load(own_config, ["train.backbone=finetune", "model.standardize=false", "encoder.views=3"])
+    (own_photos / "03.png").write_bytes(b"no image")
     with pytest.raises(BadImagesError, match="03.png"):
-        stages.run(load(small_config, ["train.backbone=finetune", "model.standardize=false"]))
+        stages.run(load(own_config, ["train.backbone=finetune", "model.standardize=false"]))
 
 
 @pytest.mark.parametrize("by_position", [True, False])
@@ -138,14 +137,17 @@ def test_a_published_checkpoint_becomes_one_of_ours(small_config: Path, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_the_published_configuration_runs_with_other_paths_size_and_epochs(shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["coco_lt", "voc_lt"])
+def test_the_published_configurations_run_with_other_paths_size_and_epochs(
+    shared: Path, tmp_path: Path, name: str
+) -> None:
     lists = tmp_path / "lists"
     lists.mkdir()
     for split, folder in (("train", "train2017"), ("test", "val2017")):
         lines = (shared / "data" / "coco_mini" / f"{folder}.txt").read_text().splitlines()
         (lists / f"{split}.txt").write_text("\n".join(lines[:48]) + "\n")
     experiment = load(
-        CONFIGS / "coco_lt.yaml",
+        CONFIGS / f"{name}.yaml",
         [
             f"data_root={shared}/data", f"output_dir={tmp_path}/outputs", "dataset.labels=lists/coco_labels.txt",
             "dataset.images=coco_mini/images", f"dataset.splits.train={lists}/train.txt",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,25 @@ from cprfl.training.config import TrainConfig
 from cprfl.training.ema import Ema
 from cprfl.training.loop import EpochEnd, Worker, fit
 from cprfl.training.optimizer import adamw
-from cprfl.training.sources import CachedFeatures
+from cprfl.training.sources import TrainingBatch
 
 CPU = Worker(torch.device("cpu"))
 
 
-def data(num_images: int = 50, views: int = 2) -> CachedFeatures:
-    generator = torch.Generator().manual_seed(1)
-    grids = torch.randn(num_images, views, 4, 8, generator=generator).half()
-    targets = (grids.float().mean(dim=(1, 2))[:, :5] > 0).float()
-    return CachedFeatures(tuple(map(str, range(num_images))), grids, targets)
+class InMemory:
+    """Random features whose labels follow from them."""
+
+    num_images = 50
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.grids = torch.randn(self.num_images, 1, 8, generator=generator).repeat(1, 4, 1).half()
+        self.targets = (self.grids.float().mean(dim=1)[:, :5] > 0).float()
+
+    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
+        order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
+        for rows in order[rank::world_size].split(batch_size):
+            yield TrainingBatch(self.grids[rows], self.targets[rows], list(map(str, rows.tolist())))
 
 
 def model() -> nn.Module:
@@ -43,7 +54,9 @@ def ends(**options: Any) -> list[EpochEnd]:
 
     settings = {"epochs": 4, "batch_size": 16, "lr": 0.01, "ema_decay": 0.9} | options.pop("train", {})
     arguments: dict[str, Any] = {"seed": 3, "worker": CPU, "on_epoch_end": keep} | options
-    fit(arguments.pop("model", model()), AsymmetricLoss(), data(), TrainConfig.model_validate(settings), **arguments)
+    fit(
+        arguments.pop("model", model()), AsymmetricLoss(), InMemory(), TrainConfig.model_validate(settings), **arguments
+    )
     return seen
 
 
@@ -111,9 +124,29 @@ def test_biases_and_norms_are_not_decayed() -> None:
     assert all(p.ndim < 2 for p in plain["params"])
 
 
-def test_a_loss_that_is_not_finite_names_the_images() -> None:
-    bad = data()
-    bad.grids_NKVD[7] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"the loss is nan on images .*\b7\b"):
-        fit(LinearProbe(8, 5), AsymmetricLoss(), bad, TrainConfig(batch_size=8), seed=0, worker=CPU,
+def test_features_and_losses_that_are_not_finite_name_the_images() -> None:
+    def train(data: InMemory, network: nn.Module) -> None:
+        fit(network, AsymmetricLoss(), data, TrainConfig(batch_size=8), seed=0, worker=CPU,
             on_epoch_end=lambda _: pytest.fail("an epoch with a bad loss was kept"))  # fmt: skip
+
+    for value in (float("nan"), float("inf")):
+        bad = InMemory()
+        bad.grids[7, 2, 3] = value
+        with pytest.raises(NonFiniteError, match=r"features of images 7 contain NaN .*last good checkpoint is kept"):
+            train(bad, LinearProbe(8, 5))
+    broken = LinearProbe(8, 5)
+    broken.linear.bias.data[0] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"the loss is nan on images (\d+, ){7}\d+; lower train.lr"):
+        train(InMemory(), broken)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_run_is_the_same_but_for_rounding() -> None:
+    def train(compile_: str) -> EpochEnd:
+        torch.manual_seed(0)
+        return ends(train={"compile": compile_, "epochs": 1}, model=LinearProbe(8, 5))[0]
+
+    plain, compiled = train("never"), train("always")
+    assert compiled.metrics["train/loss"] == pytest.approx(plain.metrics["train/loss"], rel=1e-4)
+    assert compiled.weights.keys() == plain.weights.keys()

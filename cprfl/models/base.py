@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +21,7 @@ class ModelInputs:
         num_classes: c.
         feature_dim: D, channels of a grid cell.
         text_embeddings_CM: one embedding per class.
-        feature_mean_D: mean of each channel over all cells of the training images.
+        feature_mean_D: mean of each channel over all cells of the training images; for models that standardize.
         feature_std_D: standard deviation likewise.
     """
 
@@ -74,12 +75,11 @@ def check_features(features_BVD: Tensor, feature_dim: int) -> None:
         )
 
 
-def feature_statistics(grids: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation [D] over images and cells of ``grids`` [n, V, D] (or [n, K, V, D])."""
-    channels = grids.reshape(-1, grids.shape[-1])
-    total = squares = torch.zeros(grids.shape[-1], dtype=torch.float64)
-    for chunk in channels.split(65536):
-        values = chunk.double()
-        total, squares = total + values.sum(dim=0), squares + values.square().sum(dim=0)
-    mean = total / len(channels)
-    return mean.float(), (squares / len(channels) - mean.square()).clamp(min=0).sqrt().float()
+def feature_statistics(batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [D] over images and cells of batches of grids [n, V, D]."""
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for grids_NVD in batches:
+        values = grids_NVD.flatten(0, 1).double()
+        count, total, squares = count + len(values), total + values.sum(dim=0), squares + values.square().sum(dim=0)
+    mean = total / count
+    return mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float()

@@ -51,6 +51,7 @@ class CPRFL(nn.Module):
         residual: residual connections in the blocks (none in the released code).
         stop_gradient: cut one of the two paths by which gradients reach P: ``classifier`` (the factor p_i) or
             ``interaction`` (the prompts that enter the block).
+        global_branch: add a linear classifier of the mean cell, which starts at zero, to the logits (not in the paper).
         standardize: layer applied to the features first.
     """
 
@@ -70,6 +71,7 @@ class CPRFL(nn.Module):
         depth: PositiveInt = 1
         residual: bool = False
         stop_gradient: StopGradient = "none"
+        global_branch: bool = False
 
         def build(self, inputs: ModelInputs) -> CPRFL:
             """The model of these class names and features."""
@@ -95,6 +97,7 @@ class CPRFL(nn.Module):
         depth: int = 1,
         residual: bool = False,
         stop_gradient: StopGradient = "none",
+        global_branch: bool = False,
         standardize: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -109,6 +112,11 @@ class CPRFL(nn.Module):
                 nn.Linear(text_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
             )
         self.interaction = Interaction(dim, num_heads, head_dim, mlp_dim, dropout, depth, residual)
+        self.global_branch: nn.Linear | None = None
+        if global_branch:
+            self.global_branch = nn.Linear(feature_dim, len(text_embeddings_CM))
+            nn.init.zeros_(self.global_branch.weight)
+            nn.init.zeros_(self.global_branch.bias)
 
     @classmethod
     def from_published(cls, state_dict: Mapping[str, Tensor], text_embeddings: Tensor, num_heads: int = 8) -> CPRFL:
@@ -179,4 +187,7 @@ class CPRFL(nn.Module):
         prompts_CD = self.prompts()
         entering_CD = prompts_CD.detach() if self.stop_gradient == "interaction" else prompts_CD
         classifier_CD = prompts_CD.detach() if self.stop_gradient == "classifier" else prompts_CD
-        return torch.einsum("bcd,cd->bc", self.category_features(features_BVD, entering_CD), classifier_CD)
+        logits_BC = torch.einsum("bcd,cd->bc", self.category_features(features_BVD, entering_CD), classifier_CD)
+        if self.global_branch is not None:
+            logits_BC = logits_BC + self.global_branch(self.standardize(features_BVD).mean(dim=1))
+        return logits_BC

@@ -36,7 +36,7 @@ class FineTuned(nn.Module):
         return self
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
-        """Logits [B, c] of images with values in [0, 1]."""
+        """Logits [B, c] of images, uint8 or in [0, 1]."""
         logits_BC: Tensor = self.head(self.encoder(images_B3HW).grid_BVD)
         return logits_BC
 

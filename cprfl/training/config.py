@@ -45,6 +45,9 @@ class TrainConfig(Config):
         validation: share of the training images that is held out by iterative stratification; 0 trains on all.
         select: which weights are kept: the ``last``, or the ``best`` by mAP on the validation split.
         precision: ``auto`` is bf16 autocast on a GPU, float32 on a CPU.
+        features_in_memory_mb: cached features stay in memory if all that a worker reads fit into this; the batches
+            are the same.
+        compile: ``torch.compile`` the network: ``never``, ``auto`` (on a GPU) or ``always`` (needs a C++ compiler).
         backbone: ``frozen`` trains on cached features, ``finetune`` on images, with the encoder's weights.
         finetune: settings of the latter.
     """
@@ -60,5 +63,7 @@ class TrainConfig(Config):
     validation: float = Field(default=0.0, ge=0, lt=1)
     select: Literal["last", "best"] = "last"
     precision: Literal["auto", "float32", "bf16"] = "auto"
+    features_in_memory_mb: int = Field(default=512, ge=0)
+    compile: Literal["never", "auto", "always"] = "never"
     backbone: Literal["frozen", "finetune"] = "frozen"
     finetune: FinetuneConfig = FinetuneConfig()

@@ -7,9 +7,9 @@ exactly what an uninterrupted one does.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,7 @@ from cprfl.errors import NonFiniteError
 from cprfl.training.checkpoint import TrainingState
 from cprfl.training.config import TrainConfig
 from cprfl.training.ema import Ema
-from cprfl.training.optimizer import adamw, one_cycle
+from cprfl.training.optimizer import SETTINGS, adamw, one_cycle
 from cprfl.training.sources import TrainingSource
 
 
@@ -65,7 +65,7 @@ def fit(
     Args:
         model: gives logits [B, c] of the source's inputs.
         loss: of (logits, targets).
-        data: all training images; each worker takes its part of every batch.
+        data: all training images; each worker takes its part.
         config: how to train.
         seed: of batches, views and dropout.
         worker: this process.
@@ -74,34 +74,38 @@ def fit(
         resume: epochs done, and the state saved after them.
 
     Raises:
-        NonFiniteError: where a loss is NaN or infinite, naming the batch's images; at once on a CPU, at the epoch's
-            end elsewhere, and in either case before a checkpoint is written.
+        NonFiniteError: where a feature or a loss is NaN or infinite, naming the images. The features are looked at
+            before they go to the device; the loss at once on a CPU, at the epoch's end elsewhere, and in either case
+            before a checkpoint is written.
     """
     model.to(worker.device)
-    network = _distributed(model, worker)
+    network = _compiled(_distributed(model, worker), config, worker.device)
     optimizer = adamw(model, config)
-    steps = len(_batches(len(data.image_ids), config.batch_size, worker.world_size, seed=0))
+    batch_size = max(config.batch_size // worker.world_size, 1)
+    steps = -(-data.num_images // (batch_size * worker.world_size))
     schedule = one_cycle(optimizer, steps * (config.schedule_epochs or config.epochs), config.warmup)
     ema = Ema(model, config.ema_decay)
     done = 0
     if resume is not None:
         done, state = resume
         model.load_state_dict(state.model)
+        rates = [{name: group[name] for name in SETTINGS} for group in optimizer.param_groups]
         optimizer.load_state_dict(state.optimizer)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group.update(rate)  # the configuration's: a population's member goes on with other ones
         schedule.load_state_dict(state.schedule)
         ema.load(state.ema, state.ema_steps)
     for epoch in range(done + 1, config.epochs + 1):
         epoch_seed = seed * 100_003 + epoch
         torch.manual_seed(epoch_seed * 1_009 + worker.rank)
-        all_rows = _batches(len(data.image_ids), config.batch_size, worker.world_size, epoch_seed)
-        own_rows = [rows[worker.rank :: worker.world_size] for rows in all_rows]
         batch_losses: list[Tensor] = []
+        batch_ids: list[Sequence[str]] = []
         network.train()
-        for inputs, targets in data.batches(own_rows, epoch_seed * 1_009 + worker.rank):
-            inputs_B = inputs.to(worker.device, non_blocking=True)
-            targets_BC = targets.to(worker.device, non_blocking=True)
+        for inputs, targets_BC, image_ids in data.batches(batch_size, epoch_seed, worker.rank, worker.world_size):
+            _check_inputs(inputs, image_ids)
+            targets_BC = targets_BC.to(worker.device, non_blocking=True)
             with _autocast(config, worker.device):
-                batch_loss = loss(network(inputs_B), targets_BC)
+                batch_loss = loss(network(_on_device(inputs, worker.device)), targets_BC)
             optimizer.zero_grad(set_to_none=True)
             batch_loss.backward()
             if config.clip_norm is not None:
@@ -110,9 +114,10 @@ def fit(
             schedule.step()
             ema.update()
             batch_losses.append(batch_loss.detach())
+            batch_ids.append(image_ids)
             if worker.device.type == "cpu":  # elsewhere looking at a loss makes the host wait for the device
-                _check_finite(batch_losses[-1:], [own_rows[len(batch_losses) - 1]], data)
-        _check_finite(batch_losses, own_rows, data)
+                _check_losses(batch_losses[-1:], batch_ids[-1:])
+        _check_losses(batch_losses, batch_ids)
         losses = torch.stack(batch_losses)
         weights = ema.state_dict() if config.ema_decay > 0 else model.state_dict()
         metrics = {
@@ -135,11 +140,9 @@ def _distributed(model: nn.Module, worker: Worker) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, device_ids=devices)
 
 
-def _batches(num_images: int, batch_size: int, world_size: int, seed: int) -> list[Tensor]:
-    """Rows of each batch in random order; the last is filled up from the first so that all workers have as many."""
-    order = torch.randperm(num_images, generator=torch.Generator().manual_seed(seed))
-    surplus = -num_images % world_size
-    return list(torch.cat([order, order[:surplus]]).split(max(batch_size // world_size, 1) * world_size))
+def _compiled(network: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
+    wanted = config.compile == "always" or (config.compile == "auto" and device.type == "cuda")
+    return cast(nn.Module, torch.compile(network)) if wanted else network
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -154,19 +157,38 @@ def _mean_over_workers(value: Tensor, worker: Worker) -> float:
     return float(value)
 
 
-def _check_finite(losses: list[Tensor], rows: list[Tensor], data: TrainingSource) -> None:
+def _check_inputs(inputs: Tensor, image_ids: Sequence[str]) -> None:
+    if inputs.is_floating_point() and not torch.isfinite(inputs).all():
+        finite_B = torch.isfinite(inputs).flatten(1).all(dim=1)
+        ids = [image_id for image_id, finite in zip(image_ids, finite_B.tolist(), strict=True) if not finite]
+        raise NonFiniteError(
+            f"features of images {_listed(ids)} contain NaN or infinity; `cprfl features verify` looks for damage; the "
+            "last good checkpoint is kept"
+        )
+
+
+def _check_losses(losses: list[Tensor], batch_ids: list[Sequence[str]]) -> None:
     finite = torch.isfinite(torch.stack(losses))
     if not finite.all():
         step = int((~finite).nonzero()[0])
-        ids = [data.image_ids[row] for row in rows[step].tolist()]
         raise NonFiniteError(
-            f"the loss is {float(losses[step])} on images {', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}; lower "
-            "train.lr, or set train.precision=float32; the last good checkpoint is kept"
+            f"the loss is {float(losses[step])} on images {_listed(batch_ids[step])}; lower train.lr, or set "
+            "train.precision=float32; the last good checkpoint is kept"
         )
+
+
+def _listed(ids: Sequence[str]) -> str:
+    return f"{', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}"
+
+
+def _on_device(inputs: Tensor, device: torch.device) -> Tensor:
+    """Features as float32; images stay as they are."""
+    inputs = inputs.to(device, non_blocking=True)
+    return inputs.float() if inputs.is_floating_point() else inputs
 
 
 def predict(model: nn.Module, batches: Iterator[Tensor], device: torch.device) -> Tensor:
     """Logits [n, c], float32 on the CPU, of batches of the model's input."""
     model.eval().to(device)
     with torch.inference_mode():
-        return torch.cat([model(batch.to(device).float()).float().cpu() for batch in batches])
+        return torch.cat([model(_on_device(batch, device)).float().cpu() for batch in batches])

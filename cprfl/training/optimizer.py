@@ -8,6 +8,8 @@ from torch import nn
 from cprfl.models.fine_tuned import FineTuned
 from cprfl.training.config import TrainConfig
 
+SETTINGS = ("initial_lr", "max_lr", "min_lr", "weight_decay")  # of a group, that follow from the configuration
+
 
 def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW that decays matrices only: biases and norms (one-dimensional) are left alone, as in the released code.

@@ -1,4 +1,4 @@
-"""Where the training loop gets its batches: cached features in memory, or images decoded on the fly."""
+"""Where the training loop gets its batches: cached features, or images decoded on the fly."""
 
 from __future__ import annotations
 
@@ -9,37 +9,68 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from cprfl.data.feature_store import FeatureStore
 from cprfl.data.images import open_image
 from cprfl.data.manifest import Manifest
 from cprfl.encoders.image import ImageEncoder
 from cprfl.training.augmentation import AugmentationConfig, augment
 
 
+class TrainingBatch(NamedTuple):
+    """What one worker trains on in one step.
+
+    Attributes:
+        inputs: of the network: features float16 [B, V, D], or images uint8 [B, 3, H, W].
+        targets_BC: multi-hot, float32.
+        image_ids: of the B rows.
+    """
+
+    inputs: Tensor
+    targets_BC: Tensor
+    image_ids: Sequence[str]
+
+
 class TrainingSource(Protocol):
-    """Inputs and targets of the training images, by row."""
+    """The training images, or what has been made of them."""
 
     @property
-    def image_ids(self) -> tuple[str, ...]:
-        """Id of each row."""
+    def num_images(self) -> int:
+        """How many there are."""
 
-    def batches(self, rows: Sequence[Tensor], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and multi-hot targets of each batch of rows; random choices follow from ``seed``."""
+    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
+        """One epoch of one worker in random order; every worker gets as many batches, and of the same size."""
 
 
-class CachedFeatures(NamedTuple):
-    """Features of images with K views each, in memory; each time a view is drawn anew."""
+class StoredFeatures:
+    """Cached features; of each image one view, drawn anew in every epoch.
 
-    image_ids: tuple[str, ...]
-    grids_NKVD: Tensor
-    targets_NC: Tensor
+    Args:
+        manifest: the images and their labels.
+        store: has features of all of them.
+        memory_bytes: keep the features in memory if they fit into this; the batches are the same.
+    """
 
-    def batches(self, rows: Sequence[Tensor], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Features [B, V, D] and targets [B, c]."""
-        generator = torch.Generator().manual_seed(seed)
-        num_views = self.grids_NKVD.shape[1]
-        for batch in rows:
-            views = torch.randint(num_views, (len(batch),), generator=generator)
-            yield self.grids_NKVD[batch, views].float(), self.targets_NC[batch]
+    def __init__(self, manifest: Manifest, store: FeatureStore, memory_bytes: int = 0) -> None:
+        self.store = store.subset(manifest.image_ids, memory_bytes)
+        self.targets_NC = torch.from_numpy(manifest.targets())
+        self._row = {image_id: row for row, image_id in enumerate(manifest.image_ids)}
+
+    @property
+    def num_images(self) -> int:
+        """Images with features."""
+        return self.store.num_images
+
+    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
+        """Shuffled by shards and within a bounded buffer of them."""
+        for batch in self.store.iter_batches(
+            batch_size, shuffle_seed=seed, rank=rank, world_size=world_size, views="random"
+        ):
+            rows = [self._row[image_id] for image_id in batch.image_ids]
+            yield TrainingBatch(batch.grid_BVD, self.targets_NC[rows], batch.image_ids)
+
+    def in_order(self, batch_size: int) -> Iterator[Tensor]:
+        """Plain views of all images in the store's order, float16 [B, V, D]."""
+        return (batch.grid_BVD for batch in self.store.iter_batches(batch_size, views="plain"))
 
 
 class ImageFiles:
@@ -64,25 +95,31 @@ class ImageFiles:
         self.targets_NC = torch.from_numpy(manifest.targets())
 
     @property
-    def image_ids(self) -> tuple[str, ...]:
-        """Id of each image."""
-        return self.manifest.image_ids
+    def num_images(self) -> int:
+        """Images of the manifest."""
+        return len(self.manifest)
 
-    def batches(self, rows: Sequence[Tensor], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images [B, 3, H, W] with values in [0, 1], and targets [B, c]."""
+    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
+        """Shuffled over all images; the first ones come again where there are too few for the last worker."""
+        order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
+        order = torch.cat([order, order[: -self.num_images % world_size]])
+        rows = order[rank::world_size].split(batch_size)
+        for images_B3HW, rows_B in self._decoded(rows, seed):
+            ids = [self.manifest.image_ids[row] for row in rows_B.tolist()]
+            yield TrainingBatch(images_B3HW, self.targets_NC[rows_B], ids)
+
+    def in_order(self, batch_size: int) -> Iterator[Tensor]:
+        """All images in the manifest's order, uint8 [B, 3, H, W]."""
+        return (images for images, _ in self._decoded(torch.arange(self.num_images).split(batch_size), seed=0))
+
+    def _decoded(self, rows: Sequence[Tensor], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
             _Decoded(self, seed),
             batch_sampler=[batch.tolist() for batch in rows],
             num_workers=self.num_processes,
             pin_memory=torch.cuda.is_available(),
         )
-        for images_B3HW, rows_B in loader:
-            yield images_B3HW, self.targets_NC[rows_B]
-
-    def in_order(self, batch_size: int) -> Iterator[Tensor]:
-        """All images in the manifest's order, without targets."""
-        rows = torch.arange(len(self.manifest)).split(batch_size)
-        return (images_B3HW for images_B3HW, _ in self.batches(list(rows), seed=0))
+        yield from loader
 
 
 class _Decoded(Dataset[tuple[Tensor, int]]):
