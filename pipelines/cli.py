@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pipelines import cli_cluster as cluster
+from pipelines import cli_features as features
+from pipelines.cli_options import ConfigArgument, SetOption
+
 if TYPE_CHECKING:
     from cprfl.evaluation import Evaluation
     from cprfl.experiment import Experiment
@@ -22,10 +26,8 @@ app = typer.Typer(
     help="Train classifiers of images that carry several labels, most of them rare.",
 )
 
-ConfigArgument = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of an experiment.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="A.B=VALUE", help="Override a setting; may be repeated.")
-]
+app.add_typer(features.app, name="features")
+app.add_typer(cluster.app, name="jobs")
 
 
 @app.command()
@@ -49,7 +51,7 @@ def preprocess(config: ConfigArgument, overrides: SetOption = None) -> None:
     print(f"text      {prepared.text_embeddings}")
     if prepared.features:
         store = prepared.open_features()
-        print(f"features  {store.path}: {len(store)} rows of {list(store.grid_shape)}")
+        print(f"features  {store.folder.uri}: {len(store)} rows of {list(store.grid_shape)}")
 
 
 @app.command()
@@ -68,6 +70,62 @@ def evaluate(config: ConfigArgument, overrides: SetOption = None) -> None:
     from pipelines.run import evaluate_stage
 
     _print_results(experiment, {experiment.name: evaluate_stage(experiment)})
+
+
+@app.command()
+def tune(
+    config: ConfigArgument,
+    sweep: Annotated[Path, typer.Option(help="YAML file of the sweep.")],
+    overrides: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted sweep.")] = False,
+) -> None:
+    """Search settings on held-out training images, then train and test the best ones."""
+    from pipelines.sweep import load_sweep
+
+    searched = load_sweep(sweep, config, overrides or [])
+    experiment = _load(config, overrides)
+    from pipelines.tune import tune as stage
+
+    result = stage(experiment, searched, resume=resume)
+    for path, value in result.settings.items():
+        print(f"{path}={value}")
+    print(f"{searched.metric} {result.value:.2f} on held-out training images")
+    _print_results(experiment, {experiment.name: result.evaluation})
+
+
+@app.command()
+def retrain(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    sweep: Annotated[Path | None, typer.Option(help="YAML file of a sweep around the champion's settings.")] = None,
+) -> None:
+    """Train a challenger where data or configuration changed, and promote it if it beats the champion."""
+    from pipelines.sweep import load_sweep
+
+    searched = load_sweep(sweep, config, overrides or []) if sweep else None
+    experiment = _load(config, overrides)
+    from pipelines.retrain import retrain as stage
+
+    result = stage(experiment, searched)
+    if result.metrics is None:
+        print(f"nothing to do: {result.reason}; version {result.champion} is the champion")
+        return
+    for metric in ("mAP", "mAP_head", "mAP_medium", "mAP_tail"):
+        if metric in result.metrics:
+            print(f"test/{metric} {result.metrics[metric]:.2f}")
+    print(f"version {result.version}: {result.decision}; {result.reason}")
+    print(f"champion  models:/{experiment.name}/{result.champion}")
+
+
+@app.command()
+def rollback(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Make the champion before the present one the champion again."""
+    experiment = _load(config, overrides)
+    from pipelines import registry, tracking
+
+    tracking.open_store(experiment)
+    present, previous = registry.rollback(experiment.name)
+    print(f"champion  models:/{experiment.name}/{previous} (was version {present})")
 
 
 @app.command()
@@ -123,6 +181,21 @@ def ui(
         "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     os.execv(sys.executable, command)
+
+
+app.command()(cluster.submit)
+
+
+@app.command()
+def schedule(
+    schedules: Annotated[Path, typer.Option(help="YAML file of the schedules.")] = Path("configs/schedules.yaml"),
+    output_dir: Annotated[str, typer.Option(help="Dagster's store is in its folder dagster.")] = "outputs",
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 3000,
+) -> None:
+    """Serve Dagster's UI and run the scheduled retrainings, on this machine only."""
+    from pipelines.schedules import serve
+
+    serve(schedules, Path(output_dir).absolute() / "dagster", port)
 
 
 def _load(config: Path, overrides: list[str] | None) -> Experiment:

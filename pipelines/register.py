@@ -17,17 +17,14 @@ from cprfl.experiment import Experiment
 from cprfl.training.checkpoint import ENCODER
 from pipelines.preprocess import Prepared
 
-CHAMPION = "champion"
 _REQUIREMENTS = (
     "torch", "torchvision", "open_clip_torch", "timm", "safetensors", "numpy", "pillow", "pyarrow", "pycocotools",
-    "scikit-learn", "scipy", "pydantic", "omegaconf", "pandas", "mlflow",
+    "scikit-learn", "scipy", "pydantic", "omegaconf", "pandas", "xxhash", "mlflow",
 )  # fmt: skip
 
 
 def register(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> str:
-    """Log the model in the active MLflow run and register it under the experiment's name.
-
-    The first version becomes the champion; later ones have to earn it (`cprfl retrain`).
+    """Log the model in the active MLflow run and register it under the experiment's name, without an alias.
 
     Returns:
         The version.
@@ -61,7 +58,4 @@ def register(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> st
             input_example=pd.DataFrame({"image": [picture.getvalue()]}),
             registered_model_name=experiment.name,
         )
-    client = mlflow.MlflowClient()
-    if CHAMPION not in client.get_registered_model(experiment.name).aliases:
-        client.set_registered_model_alias(experiment.name, CHAMPION, logged.registered_model_version)
     return str(logged.registered_model_version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import socket
@@ -9,37 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from cprfl.config import flatten
-from cprfl.errors import TrackingError
 from cprfl.experiment import Experiment
+from pipelines.metrics_sink import MetricsSink, answers, check_server, client, unreachable, without_password
 
 _PROCESS, _HOST, _KEY = "cprfl.process", "cprfl.host", "cprfl.training_key"
-
-
-@dataclass(frozen=True)
-class MetricsSink:
-    """Names a run, so that any process can log to it."""
-
-    tracking_uri: str
-    run_id: str
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        """Log metrics of one step in one request."""
-        from mlflow.entities import Metric
-
-        now = int(time.time() * 1000)
-        batch = [Metric(name, value, now, step) for name, value in metrics.items()]
-        _client(self.tracking_uri).log_batch(self.run_id, metrics=batch)
 
 
 def tracking_uri(output_dir: str) -> str:
@@ -63,12 +45,13 @@ def open_store(experiment: Experiment) -> str:
     import mlflow
 
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its default holds a training up for minutes
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = tracking_uri(experiment.output_dir)
     location = None
     if uri.startswith(("http://", "https://")):
-        _check_server(uri)
+        check_server(uri)
     elif "MLFLOW_TRACKING_URI" not in os.environ:
         store = _store(experiment.output_dir)
         store.mkdir(parents=True, exist_ok=True)
@@ -93,55 +76,94 @@ def use_store(uri: str) -> None:
         os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
-def _check_server(uri: str) -> None:
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
-            pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        shown = uri.rpartition("@")[2]  # a URI may carry a password
-        raise TrackingError(
-            f"MLFLOW_TRACKING_URI: no MLflow server answers at {shown} ({reason}); start it, or unset the variable to "
-            "use a sqlite file under output_dir"
-        ) from None
-
-
 def _close_orphans(experiment_id: str) -> None:
     """Mark runs as FAILED whose process on this machine is gone: it was killed and could not say so itself."""
-    client = _client()
+    store = client()
     running = f"attributes.status = 'RUNNING' and tags.`{_HOST}` = '{socket.gethostname()}'"
-    for run in client.search_runs([experiment_id], running):
+    for run in store.search_runs([experiment_id], running):
         pid, _, started = run.data.tags[_PROCESS].partition("@")
         if not psutil.pid_exists(int(pid)) or f"{psutil.Process(int(pid)).create_time():.0f}" != started:
-            client.set_terminated(run.info.run_id, "FAILED")
+            store.set_terminated(run.info.run_id, "FAILED")
 
 
 @contextmanager
 def run(
-    experiment: Experiment, *, run_id: str | None = None, tags: dict[str, str] | None = None
+    experiment: Experiment, *, run_id: str | None = None, tags: dict[str, str] | None = None, own_metrics: bool = True
 ) -> Iterator[MetricsSink]:
-    """An MLflow run that ends FINISHED, or FAILED where the block raises; ``run_id`` goes on with an earlier one."""
+    """An MLflow run that ends FINISHED, or FAILED where the block raises.
+
+    ``run_id`` goes on with an earlier one; ``own_metrics`` records what this machine does meanwhile.
+
+    Raises:
+        TrackingError: where the server is gone when results are due.
+    """
     import mlflow
+    from mlflow.exceptions import MlflowException
 
     experiment_id = open_store(experiment)
+    uri = mlflow.get_tracking_uri()
     own = {_PROCESS: f"{os.getpid()}@{psutil.Process().create_time():.0f}", _HOST: socket.gethostname()}
     mlflow.set_system_metrics_sampling_interval(5)
-    with mlflow.start_run(
-        run_id=run_id, experiment_id=experiment_id, run_name=experiment.name, log_system_metrics=True
-    ) as active:
-        mlflow.set_tags({**own, **_source_tags(), "protocol": experiment.protocol, **(tags or {})})
-        settings = experiment.model_dump(mode="json", exclude={"variants"})
-        mlflow.log_params(flatten(settings))
-        mlflow.log_dict(settings, "experiment.yaml")
-        yield MetricsSink(mlflow.get_tracking_uri(), active.info.run_id)
+    try:
+        with mlflow.start_run(
+            run_id=run_id, experiment_id=experiment_id, run_name=experiment.name, log_system_metrics=own_metrics
+        ) as active:
+            mlflow.set_tags({**own, **_source_tags(), "protocol": experiment.protocol, **(tags or {})})
+            settings = experiment.model_dump(mode="json", exclude={"variants"})
+            mlflow.log_params(flatten(settings))
+            mlflow.log_dict(settings, "experiment.yaml")
+            sink = metrics_sink(experiment, active.info.run_id)
+            sink.flush()
+            yield sink
+            sink.flush()
+    except MlflowException:
+        if answers(uri):
+            raise
+        raise unreachable(uri, "stopped answering") from None
+
+
+def metrics_sink(experiment: Experiment, run_id: str) -> MetricsSink:
+    """Where any process logs the metrics of a run of this experiment."""
+    import mlflow
+
+    return MetricsSink(mlflow.get_tracking_uri(), run_id, str(experiment.folder / "unsent" / f"{run_id}.jsonl"))
 
 
 def interrupted_run(experiment: Experiment, key: str) -> str | None:
     """The newest unfinished run of this training, to go on with."""
     experiment_id = open_store(experiment)
     wanted = f"tags.`{_KEY}` = '{key}' and attributes.status != 'FINISHED'"
-    found = _client().search_runs([experiment_id], wanted, max_results=1)
+    found = client().search_runs([experiment_id], wanted, max_results=1)
     return found[0].info.run_id if found else None
+
+
+def read_run_id(record: Path) -> str | None:
+    """The run that an earlier process wrote down in this file, if it did."""
+    return str(json.loads(record.read_text())["run_id"]) if record.exists() else None
+
+
+def run_url(run_id: str) -> str:
+    """Where a browser finds a run: on the server, or on the one that `cprfl ui` starts for a store in a file."""
+    import mlflow
+
+    uri = mlflow.get_tracking_uri()
+    server = uri.rstrip("/") if uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
+    scheme, _, address = server.partition("://")
+    found = client().get_run(run_id).info
+    return f"{scheme}://{without_password(address)}/#/experiments/{found.experiment_id}/runs/{run_id}"
+
+
+def has_tags(run_id: str, tags: dict[str, str]) -> bool:
+    """Whether a run that is still known has these tags."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client().get_run(run_id).data.tags
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False  # of another store
+    return tags.items() <= found.items()
 
 
 def training_tag(key: str) -> dict[str, str]:
@@ -156,8 +178,15 @@ def log_tags(tags: dict[str, str]) -> None:
     mlflow.set_tags(tags)
 
 
-def log_evaluation(metrics: dict[str, float], *artifacts: Path) -> None:
-    """Log final metrics and files of the active run."""
+def log_json(values: dict[str, Any], artifact: str) -> None:
+    """Log values as a JSON or YAML artifact of the active run."""
+    import mlflow
+
+    mlflow.log_dict(values, artifact)
+
+
+def log_results(metrics: dict[str, float], *artifacts: Path) -> None:
+    """Log metrics that come once, and files, to the active run."""
     import mlflow
 
     mlflow.log_metrics(metrics)
@@ -197,7 +226,7 @@ def _follow(sink: MetricsSink, epochs: int, what: str, stop: threading.Event) ->
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    client = _client(sink.tracking_uri)
+    store = client(sink.tracking_uri)
     terminal = sys.stderr.isatty()
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"),
@@ -207,7 +236,7 @@ def _follow(sink: MetricsSink, epochs: int, what: str, stop: threading.Event) ->
         task = bar.add_task(what, total=epochs, loss="")
         shown, last_line = 0, time.monotonic()
         while not stop.wait(1.0):
-            history = client.get_metric_history(sink.run_id, "train/loss")
+            history = _history(store, sink)
             if not history:
                 continue
             latest = max(history, key=lambda metric: metric.step)
@@ -217,7 +246,11 @@ def _follow(sink: MetricsSink, epochs: int, what: str, stop: threading.Event) ->
                 shown, last_line = latest.step, time.monotonic()
 
 
-def _client(uri: str | None = None) -> Any:
-    from mlflow import MlflowClient
+def _history(store: Any, sink: MetricsSink) -> list[Any]:
+    """The losses logged so far; none while the server is away."""
+    from mlflow.exceptions import MlflowException
 
-    return MlflowClient(tracking_uri=uri)
+    try:
+        return list(store.get_metric_history(sink.run_id, "train/loss")) if answers(sink.tracking_uri) else []
+    except MlflowException:  # it went away in between
+        return []

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 
-from cprfl.data.files import fingerprint
+from cprfl import errors
+from cprfl.data.files import fingerprint, write_json
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import TEST, TRAIN, Manifest
 from cprfl.encoders.text import TextEmbeddings
-from cprfl.errors import UserError
+from cprfl.errors import ClusterError, UserError
 from cprfl.evaluation import evaluate
 from cprfl.experiment import Experiment
 from cprfl.models.base import ModelInputs, feature_statistics
 from cprfl.models.fine_tuned import FineTuned, grid_channels, split_weights
 from cprfl.training.checkpoint import CheckpointInfo, load_info, load_state, save_checkpoint
 from cprfl.training.loop import EpochEnd, Worker, fit, predict
-from cprfl.training.sources import CachedFeatures, ImageFiles, TrainingSource
+from cprfl.training.sources import ImageFiles, StoredFeatures, TrainingSource
 from pipelines import cluster
+from pipelines.metrics_sink import MetricsSink
 from pipelines.preprocess import VALIDATION, Prepared
-from pipelines.tracking import MetricsSink, follow_epochs
+from pipelines.tracking import follow_epochs
+
+if TYPE_CHECKING:
+    from ray.train import Result, ScalingConfig
+    from ray.train.torch import TorchTrainer
 
 CHECKPOINT = "checkpoint"
+_MISTAKE = "mistake.json"
 _SCORE = "checkpoint_score"  # Ray keeps the checkpoint in which it is highest, and the latest to resume from
 
 
@@ -39,7 +47,9 @@ class _Task:
 
     experiment: dict[str, Any]
     prepared: dict[str, str]
-    sink: dict[str, str]
+    sink: dict[str, str] | None
+    folder: str
+    start: str | None
 
 
 def training_key(experiment: Experiment, prepared: Prepared) -> str:
@@ -72,48 +82,98 @@ def train(experiment: Experiment, prepared: Prepared, sink: MetricsSink) -> Path
     Raises:
         UserError: what a worker raised that the user can mend.
     """
-    from ray.train import CheckpointConfig, RunConfig
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.config import LoggingConfig
-    from ray.train.v2.api.exceptions import TrainingFailedError
-
     cluster.connect()
     key = training_key(experiment, prepared)
     if unfinished(experiment, key):
         print(f"{experiment.name}: going on with the interrupted training", file=sys.stderr)
-    task = _Task(experiment.model_dump(mode="json"), asdict(prepared), asdict(sink))
-    trainer = TorchTrainer(
+    scaling, storage = cluster.scaling(experiment.resources), experiment.folder / "ray"
+    cluster.check_shared(experiment.folder)
+    trainer = torch_trainer(experiment, prepared, sink, scaling, str(storage), key)
+    with follow_epochs(sink, experiment.train.epochs, f"training {experiment.name}"):
+        result = fit_trainer(trainer, storage / key)
+    best = max(result.best_checkpoints, key=lambda pair: pair[1][_SCORE])[0]
+    return _keep(Path(best.path), experiment.folder / CHECKPOINT)
+
+
+def forget(experiment: Experiment) -> None:
+    """Remove what going on with a training needs, once its results are safe."""
+    shutil.rmtree(experiment.folder / "ray", ignore_errors=True)
+
+
+def fit_trainer(trainer: TorchTrainer, folder: Path) -> Result:
+    """Train; what a worker raised is raised here.
+
+    Ray starts a group anew whatever ended it. A user's mistake would only come again, so the worker writes it down, and
+    the group that is started anew ends at once.
+
+    Args:
+        trainer: of `torch_trainer`.
+        folder: of this training in its storage.
+
+    Raises:
+        UserError: what the user can mend.
+        ClusterError: where workers or nodes died too often, or none came in their place.
+    """
+    from ray.exceptions import RayActorError
+    from ray.train import ControllerError, WorkerGroupError
+
+    mistake = folder / _MISTAKE
+    mistake.unlink(missing_ok=True)
+    try:
+        result = trainer.fit()
+    except WorkerGroupError as error:
+        died = [failure for failure in error.worker_failures.values() if isinstance(failure, RayActorError)]
+        if not mistake.exists() and not died:
+            raise
+        if not mistake.exists():
+            raise ClusterError(
+                "workers died more often than resources.max_failures allows (the last: "
+                f"{str(died[0]).strip().splitlines()[0]}); the same command goes on from the last checkpoint"
+            ) from None
+    except ControllerError as error:
+        raise ClusterError(
+            f"no other worker came in place of one that died ({str(error).strip().splitlines()[0]}); with enough "
+            "nodes, the same command goes on from the last checkpoint"
+        ) from None
+    if mistake.exists():
+        raised = json.loads(mistake.read_text())
+        raise getattr(errors, raised["kind"])(raised["message"])
+    return result
+
+
+def torch_trainer(
+    experiment: Experiment,
+    prepared: Prepared,
+    sink: MetricsSink | None,
+    scaling: ScalingConfig,
+    storage: str,
+    name: str,
+    callbacks: Sequence[Any] = (),
+    start: str | None = None,
+) -> TorchTrainer:
+    """Ray's trainer of one experiment.
+
+    It goes on with what is under ``storage`` and ``name``, or from the checkpoint ``start``.
+    """
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.config import LoggingConfig
+
+    sent = asdict(sink) if sink else None
+    task = _Task(experiment.model_dump(mode="json"), asdict(prepared), sent, f"{storage}/{name}", start)
+    return TorchTrainer(
         _train_worker,
         train_loop_config=asdict(task),
-        scaling_config=cluster.scaling(experiment.resources),
+        scaling_config=scaling,
         run_config=RunConfig(
-            name=key,
-            storage_path=str(experiment.folder / "ray"),
+            name=name,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=experiment.resources.max_failures, controller_failure_limit=1),
             checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=_SCORE),
             logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=list(callbacks),
         ),
     )
-    try:
-        with follow_epochs(sink, experiment.train.epochs, f"training {experiment.name}"):
-            result = trainer.fit()
-    except TrainingFailedError as error:
-        raise _mendable(error) or error from None
-    best = max(result.best_checkpoints, key=lambda pair: pair[1][_SCORE])[0]
-    kept = _keep(Path(best.path), experiment.folder / CHECKPOINT)
-    shutil.rmtree(experiment.folder / "ray")
-    return kept
-
-
-def _mendable(error: Exception) -> UserError | None:
-    """The user's mistake behind a failed training, if one is."""
-    for failure in getattr(error, "worker_failures", {}).values():
-        cause: BaseException | None = failure
-        while cause is not None:
-            inner = getattr(cause, "_base_exc", None) or cause.__cause__
-            if isinstance(cause, UserError):
-                return cause
-            cause = inner
-    return None
 
 
 def _keep(source: Path, target: Path) -> Path:
@@ -127,7 +187,19 @@ def _keep(source: Path, target: Path) -> Path:
 
 
 def _train_worker(task: dict[str, Any]) -> None:
-    """One worker: build the network and its data, fit, report every epoch."""
+    """One worker: train, unless the group before it met a user's mistake; write that down."""
+    mistake = Path(task["folder"]) / _MISTAKE
+    if mistake.exists():
+        return
+    try:
+        _fit_worker(task)
+    except UserError as error:
+        write_json(mistake, {"kind": type(error).__name__, "message": str(error)})
+        raise
+
+
+def _fit_worker(task: dict[str, Any]) -> None:
+    """Build the network and its data, fit, report every epoch."""
     import ray.train
     from ray.train.torch import get_device
 
@@ -156,7 +228,8 @@ def _train_worker(task: dict[str, Any]) -> None:
         if worker.rank > 0:
             ray.train.report({_SCORE: score})
             return
-        MetricsSink(**task["sink"]).log(end.metrics, end.epoch)
+        if task["sink"] is not None:
+            MetricsSink(**task["sink"]).log(end.metrics, end.epoch)
         info = CheckpointInfo(
             task["experiment"], list(manifest.class_names), setup.feature_dim,
             setup.encoder_fingerprint, text.encoder, end.epoch, end.metrics,
@@ -164,14 +237,21 @@ def _train_worker(task: dict[str, Any]) -> None:
         head, encoder = split_weights(end.weights) if isinstance(setup.network, FineTuned) else (end.weights, None)
         with tempfile.TemporaryDirectory() as folder:
             save_checkpoint(Path(folder), head, info, end.state, encoder)
-            ray.train.report({_SCORE: score}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+            ray.train.report(
+                {_SCORE: score, "epoch": end.epoch, **end.metrics},
+                checkpoint=ray.train.Checkpoint.from_directory(folder),
+            )
 
     resume = None
-    if (checkpoint := ray.train.get_checkpoint()) is not None:
+    checkpoint = ray.train.get_checkpoint() or (task["start"] and ray.train.Checkpoint(task["start"]))
+    if checkpoint:
         with checkpoint.as_directory() as folder:
-            resume = load_info(Path(folder)).epoch, load_state(Path(folder))
+            earlier = load_info(Path(folder))
+            resume = earlier.epoch, load_state(Path(folder))
+        if earlier.epoch == experiment.train.epochs:  # killed before anybody heard of the last epoch
+            ray.train.report({"epoch": earlier.epoch, **earlier.metrics})
     fit(
-        setup.network, experiment.loss.build(counts, len(setup.source.image_ids)), setup.source, experiment.train,
+        setup.network, experiment.loss.build(counts, setup.source.num_images), setup.source, experiment.train,
         seed=experiment.seed, worker=worker, on_epoch_end=report, resume=resume,
         validate=validate if len(watched) else None,
     )  # fmt: skip
@@ -189,15 +269,16 @@ class _Setup(NamedTuple):
 
 def _frozen(experiment: Experiment, prepared: Prepared, manifest: Manifest, text: TextEmbeddings) -> _Setup:
     store = prepared.open_features()
-    splits = read_splits(prepared)
-    training, feature_dim = splits[TRAIN], store.grid_shape[1]
-    statistics = feature_statistics(training.grids_NKVD)
+    source = StoredFeatures(manifest.split(TRAIN), store, experiment.train.features_in_memory_mb * 2**20)
+    feature_dim = store.grid_shape[1]
+    unused = torch.zeros(feature_dim)
+    statistics = feature_statistics(source.in_order(256)) if experiment.model.standardize else (unused, unused)
     model = experiment.model.build(ModelInputs(len(manifest.class_names), feature_dim, text.embeddings_CM, *statistics))
-    fingerprint_of_encoder = store.description["encoder_fingerprint"]
-    return _Setup(
-        model, training, lambda split: iter(splits[split].grids_NKVD[:, 0].split(256)), feature_dim,
-        fingerprint_of_encoder,
-    )  # fmt: skip
+
+    def inputs(split: str) -> Iterator[torch.Tensor]:
+        return StoredFeatures(manifest.split(split), store).in_order(256)
+
+    return _Setup(model, source, inputs, feature_dim, store.description["encoder_fingerprint"])
 
 
 def _fine_tuned(experiment: Experiment, prepared: Prepared, manifest: Manifest, text: TextEmbeddings) -> _Setup:
@@ -221,17 +302,3 @@ def _fine_tuned(experiment: Experiment, prepared: Prepared, manifest: Manifest, 
     return _Setup(
         FineTuned(encoder, model, settings.batch_norm), source, inputs, feature_dim, fingerprint_of_encoder
     )  # fmt: skip
-
-
-def read_splits(prepared: Prepared) -> dict[str, CachedFeatures]:
-    """Features and targets of each split, joined by image_id."""
-    manifest, features = prepared.read_manifest(), prepared.open_features().read()
-    views = int(features.views.max()) + 1 if len(features.views) else 1
-    grids_NKVD = torch.from_numpy(features.grid).unflatten(0, (-1, views))
-    row = {image_id: number for number, image_id in enumerate(features.image_ids[::views])}
-    splits = {}
-    for name in dict.fromkeys(manifest.splits):
-        part = manifest.split(name)
-        rows = torch.tensor([row[image_id] for image_id in part.image_ids])
-        splits[name] = CachedFeatures(part.image_ids, grids_NKVD[rows], torch.from_numpy(part.targets()))
-    return splits

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,16 +26,50 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="session")
-def ray_session() -> Iterator[None]:
-    """One Ray for the whole suite."""
-    import ray
-
+@pytest.fixture
+def ray_session() -> None:
+    """One Ray for the whole suite; started again where a test had to end it."""
     from pipelines import cluster
 
-    cluster.connect()
-    yield
-    ray.shutdown()
+    cluster.connect(dashboard=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[dict[str, str]]:
+    """A server that speaks S3, as the environment that names it."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    yield {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "access-key-of-the-tests",
+        "AWS_SECRET_ACCESS_KEY": "secret-key-of-the-tests",
+        "AWS_DEFAULT_REGION": "eu-central-1",
+    }
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """URI of a new bucket."""
+    import boto3
+
+    for name, value in s3_server.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    place = {"LocationConstraint": s3_server["AWS_DEFAULT_REGION"]}
+    boto3.client("s3").create_bucket(Bucket=name, CreateBucketConfiguration=place)
+    return f"s3://{name}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where feature stores are kept: a folder, or a prefix of a bucket."""
+    if request.param == "local":
+        return str(tmp_path / "stores")
+    return f"{request.getfixturevalue('bucket')}/stores"
 
 
 @pytest.fixture(autouse=True)
@@ -42,11 +78,10 @@ def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    """A folder of 24 small images of three classes: red, green or blue, some with two colours."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 24 small images of three classes: red, green or blue, some with two colours. Not to be changed."""
+    folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     rows = ["image,labels"]
     for number in range(24):
@@ -62,12 +97,34 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small_config(tmp_path: Path, photos: Path) -> Path:
+def own_photos(tmp_path: Path, photos: Path) -> Path:
+    """A copy of the photos that the test may change."""
+    return Path(shutil.copytree(photos, tmp_path / "photos"))
+
+
+@pytest.fixture(scope="session")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the photos' features are kept, so that one test extracts them for all others."""
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture
+def small_config(tmp_path: Path, photos: Path, features: Path) -> Path:
     """A configuration of the photos with a randomly initialised SqueezeNet: seconds to run."""
+    return _write_config(tmp_path / "small.yaml", photos, feature_dir=str(features))
+
+
+@pytest.fixture
+def own_config(tmp_path: Path, own_photos: Path) -> Path:
+    """The same of the test's own copy, with features under its outputs."""
+    return _write_config(tmp_path / "small.yaml", own_photos)
+
+
+def _write_config(path: Path, photos: Path, **more: object) -> Path:
     values = {
         "name": "small",
         "data_root": str(photos),
-        "output_dir": str(tmp_path / "outputs"),
+        "output_dir": str(path.parent / "outputs"),
         "dataset": {
             "name": "csv",
             "splits": {"train": "train.csv", "test": "test.csv"},
@@ -77,7 +134,7 @@ def small_config(tmp_path: Path, photos: Path) -> Path:
         "text_encoder": {"name": "random", "dim": 16},
         "model": {"name": "cprfl", "standardize": True, "dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 32},
         "train": {"epochs": 4, "batch_size": 8, "lr": 0.003, "ema_decay": 0.9},
+        **more,
     }
-    path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(values))
     return path

@@ -15,6 +15,7 @@ LEVELS = [
     {"cprfl.serving"},
     {"cprfl.predictor"},
     {"cprfl.experiment"},
+    {"cprfl.comparison"},
     {"cprfl.training", "cprfl.evaluation", "cprfl.report"},
     {"cprfl.models", "cprfl.losses"},
     {"cprfl.encoders"},

@@ -1,0 +1,138 @@
+"""Scheduled retraining through Dagster's own API: a job that succeeds, checks that stop it, one run per tick."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dagster import AssetKey, DagsterInstance, Definitions
+
+from cprfl.errors import ConfigError
+from pipelines import definitions, registry
+from pipelines.schedules import ScheduleConfig, load_schedules, serve
+
+ROOT = Path(__file__).parent.parent
+LENIENT = ["promotion.confidence=0", "promotion.max_group_loss=100", "train.epochs=2"]
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[DagsterInstance]:
+    home = tmp_path / "dagster"
+    home.mkdir()
+    with DagsterInstance.local_temp(str(home), overrides={"telemetry": {"enabled": False}}) as found:
+        yield found
+
+
+def retrained(config: Path, instance: DagsterInstance, **more: Any) -> Any:
+    """Run the retraining job of one schedule."""
+    values = {"config": str(config), "set": LENIENT, "cron": "0 3 * * 1", "retries": 0, **more}
+    defs = definitions.build({"small": ScheduleConfig.model_validate(values)})
+    return defs.resolve_job_def("small").execute_in_process(instance=instance, raise_on_error=False)
+
+
+def metadata(instance: DagsterInstance, stage: str) -> dict[str, Any]:
+    event = instance.get_latest_materialization_event(AssetKey(["small", stage]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_job_retrains_and_shows_what_a_person_wants_to_see(
+    own_config: Path, own_photos: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(definitions, "_FEW", 1)  # classes of the photos have fewer than ten images
+    result = retrained(own_config, instance)
+    assert result.success
+    assert {check.check_name for check in result.get_asset_check_evaluations() if check.passed} == {
+        "label_counts", "bad_images", "finite", "mAP_floor",
+    }  # fmt: skip
+    assert metadata(instance, "manifest")["train images"] == 16
+    assert metadata(instance, "manifest")["class counts"].startswith("![training images](data:image/png;base64,")
+    assert metadata(instance, "image_features")["bad images"] == 0
+    assert metadata(instance, "evaluation")["mAP"] > 0
+    assert "/runs/" in metadata(instance, "trained_model")["run"]
+    assert metadata(instance, "champion")["decision"] == "first"
+    assert registry.champion("small") == "1"
+
+    assert retrained(own_config, instance).success
+    assert metadata(instance, "champion")["decision"] == "nothing new"
+
+    train = own_photos / "train.csv"
+    text = train.read_text()
+    train.write_text(text.replace(";green", ""))
+    stopped = retrained(own_config, instance, checks={"max_label_change": 10})
+    assert stopped.get_failed_step_keys() == {"small__manifest"}
+    (check,) = [check for check in stopped.get_asset_check_evaluations() if not check.passed]
+    assert "green" in check.description
+    train.write_text(text)
+
+    floor = retrained(own_config, instance, checks={"min_mAP": 100}, set=[*LENIENT, "train.epochs=1"])
+    assert floor.get_failed_step_keys() == {"small__evaluation"}
+    assert registry.champion("small") == "1"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_failure_shows_the_stage_and_the_reason(
+    own_config: Path, own_photos: Path, instance: DagsterInstance
+) -> None:
+    (own_photos / "03.png").write_bytes(b"no image")
+    result = retrained(own_config, instance)
+    assert result.get_failed_step_keys() == {"small__image_features"}
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "1 of 24 image is missing or do not decode" in failure.step_failure_data.user_failure_data.description
+    assert failure.step_failure_data.user_failure_data.metadata["stage"].value == "image_features"
+    skipping = retrained(own_config, instance, set=[*LENIENT, "dataset.on_bad_image=skip"])
+    (check,) = [check for check in skipping.get_asset_check_evaluations() if not check.passed]
+    assert (check.check_name, check.metadata["bad"].value) == ("bad_images", 1)
+    assert skipping.get_failed_step_keys() == {"small__image_features"}
+
+
+def test_every_tick_of_the_schedule_is_one_run(
+    small_config: Path, tmp_path: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dagster._core.remote_origin import InProcessCodeLocationOrigin
+    from dagster._core.test_utils import InProcessTestWorkspaceLoadTarget
+    from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+    from dagster._core.workspace.context import WorkspaceProcessContext
+    from dagster._scheduler.scheduler import launch_scheduled_runs
+
+    schedules = tmp_path / "schedules.yaml"
+    schedules.write_text(yaml.safe_dump({"schedules": [{"config": str(small_config), "cron": "* * * * *"}]}))
+    monkeypatch.setenv("CPRFL_SCHEDULES", str(schedules))
+    file = str(ROOT / "pipelines" / "definitions.py")
+    origin = LoadableTargetOrigin(executable_path=sys.executable, python_file=file, working_directory=str(ROOT))
+    now, runs = dt.datetime(2026, 1, 5, 12, 0, 30, tzinfo=dt.UTC), []
+    target = InProcessTestWorkspaceLoadTarget(InProcessCodeLocationOrigin(origin))
+    with WorkspaceProcessContext(instance, target) as workspace:
+        for _ in range(8):  # every 20 seconds: the ticks of 12:01, 12:02 and 12:03 lie in between
+            errors = list(filter(None, launch_scheduled_runs(workspace, logging.getLogger(), now, iteration_times={})))
+            assert not errors
+            runs.append(instance.get_runs_count())
+            now += dt.timedelta(seconds=20)
+    assert runs == [0, 0, 1, 1, 1, 2, 2, 2]
+    assert {run.job_name for run in instance.get_runs()} == {"small"}
+
+
+def test_the_shipped_schedules_load_and_mistakes_are_named(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    Definitions.validate_loadable(definitions.build(load_schedules(Path("configs/schedules.yaml"))))
+    file = tmp_path / "schedules.yaml"
+    twice = [{"config": str(small_config), "cron": "0 3 * * 1"}] * 2
+    for values, wrong in [
+        ({"schedules": twice}, "are both named small"),
+        ({"schedules": [{"config": "nowhere.yaml", "cron": "0 3 * * 1"}]}, "configuration file not found"),
+        ({"schedules": [{"config": str(small_config), "corn": "0 3 * * 1"}]}, "did you mean 'cron'"),
+    ]:
+        file.write_text(yaml.safe_dump(values))
+        with pytest.raises(ConfigError, match=wrong):
+            serve(file, tmp_path / "home", 1)
+    assert not (tmp_path / "home").exists()

@@ -1,0 +1,111 @@
+"""An MLflow server that goes away while a training runs: the training goes on, and nothing of it is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from cprfl.errors import TrackingError
+from cprfl.experiment import load
+from pipelines import metrics_sink, tracking
+from pipelines import run as stages
+
+EPOCHS = 40
+
+
+class Server:
+    """A real MLflow server on the loopback interface, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.folder, self.uri, self.process = folder, f"http://127.0.0.1:{self.port}", None
+
+    def start(self) -> None:
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
+            "--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1",
+            "--port", str(self.port), "--workers", "1",
+        ]  # fmt: skip
+        own = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        own.pop("MLFLOW_TRACKING_URI", None)
+        self.process = subprocess.Popen(
+            command, env=own, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 120
+        while not metrics_sink.answers(self.uri):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    found = Server(tmp_path)
+    found.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
+    yield found
+    if found.process is not None and found.process.poll() is None:
+        found.kill()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_metrics_are_kept_while_the_server_is_gone_and_sent_when_it_is_back(
+    small_config: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load(small_config, [f"train.epochs={EPOCHS}"])
+    experiment_id = tracking.open_store(experiment)
+
+    def epochs() -> list[int]:
+        (run,) = mlflow.MlflowClient().search_runs([experiment_id])
+        return sorted(m.step for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/loss"))
+
+    def kill_after_two_epochs() -> None:
+        while not (runs := mlflow.MlflowClient().search_runs([experiment_id])) or len(runs[0].data.metrics) < 1:
+            time.sleep(0.05)
+        server.kill()
+
+    killer = threading.Thread(target=kill_after_two_epochs)
+    killer.start()
+    with pytest.raises(TrackingError, match="nothing is lost: when it is back, the same command") as caught:
+        stages.run(experiment)
+    killer.join()
+    assert str(server.port) in str(caught.value)
+    (outbox,) = (experiment.folder / "unsent").glob("*.jsonl")
+    kept = [json.loads(line)["step"] for line in outbox.read_text().splitlines()]
+    assert kept
+    assert kept == list(range(kept[0], EPOCHS + 1))  # the training went on to its end
+
+    server.start()
+    result = stages.run(experiment)["small"]
+    assert epochs() == list(range(1, EPOCHS + 1))
+    (run,) = mlflow.MlflowClient().search_runs([experiment_id])  # one run, not two
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test/mAP"] == pytest.approx(result.metrics["mAP"])
+    assert not outbox.exists()
+
+    # Gone and back within one training: the next step brings along what was kept.
+    sink = tracking.metrics_sink(experiment, run.info.run_id)
+    server.kill()
+    sink.log({"train/other": 1.0}, 1)
+    server.start()
+    sink.log({"train/other": 2.0}, 2)
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/other")
+    assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 2.0)]

@@ -1,0 +1,109 @@
+"""Retraining: nothing new, promotion by the rules, crashes that leave the champion alone, rollback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from cprfl.errors import CheckpointError, ConfigError
+from cprfl.experiment import Experiment, load
+from pipelines import registry, retrain
+from pipelines import run as stages
+from pipelines.sweep import load_sweep
+from tests.test_tune import sweep_file
+
+LENIENT = ["promotion.confidence=0", "promotion.min_gain=0", "promotion.max_group_loss=100", "train.epochs=2"]
+
+
+def tags(experiment: Experiment, version: str) -> dict[str, str]:
+    return dict(mlflow.MlflowClient().get_model_version(experiment.name, version).tags)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_what_is_new_is_trained_judged_and_can_be_taken_back(
+    own_config: Path, own_photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load(own_config, [*LENIENT, "train.lr=1e-9"])
+    stages.run(experiment)
+    again = retrain.retrain(experiment)
+    assert (again.decision, again.version, again.champion, again.run_id) == ("nothing new", "1", "1", None)
+
+    # New labels, and a rule that nothing can meet: the challenger is registered, the champion stays.
+    relabelled = own_photos / "train.csv"
+    relabelled.write_text(relabelled.read_text().replace("01.png,red;green", "01.png,red"))
+    strict = load(own_config, [*LENIENT, "promotion.min_gain=100"])
+    kept = retrain.retrain(strict)
+    assert (kept.decision, kept.version, kept.champion) == ("kept", "2", "1")
+    assert "the rule asks for 100" in kept.reason == tags(experiment, "2")["reason"]
+    artifact = mlflow.artifacts.load_dict(f"runs:/{kept.run_id}/comparison.json")
+    assert artifact["champion_version"] == "1"
+    assert artifact["promoted"] is False
+    first = json.loads((experiment.folder / "evaluation.json").read_text())
+    assert artifact["challenger"]["mAP"] == pytest.approx(first["mAP"])
+    assert retrain.retrain(strict).decision == "nothing new"
+
+    # A crash after the registration and before the decision: the alias is where it was, and the next one judges.
+    better = load(own_config, [*LENIENT, "train.epochs=4"])
+    with monkeypatch.context() as patched:
+        patched.setattr(retrain, "_compare", lambda *_: (_ for _ in ()).throw(RuntimeError("crash")))
+        with pytest.raises(RuntimeError, match="crash"):
+            retrain.retrain(better)
+    assert registry.champion("small") == "1"
+    promoted = retrain.retrain(better)
+    assert (promoted.decision, promoted.version, promoted.champion) == ("promoted", "4", "4")
+    assert registry.champion("small") == "4"
+    assert registry.rollback("small") == ("4", "1")
+    assert registry.champion("small") == "1"
+    assert retrain.retrain(better).decision == "nothing new"
+    with pytest.raises(CheckpointError, match="is the first champion"):
+        registry.rollback("small")
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_champion_of_other_classes_and_another_encoder_is_compared_on_the_present_images(
+    own_config: Path, own_photos: Path
+) -> None:
+    first = retrain.retrain(load(own_config, LENIENT))
+    assert (first.decision, first.champion) == ("first", "1")
+    for file in ("train.csv", "test.csv"):
+        text = (own_photos / file).read_text()
+        (own_photos / file).write_text(text.replace("blue", "blue;azure"))
+    second = retrain.retrain(load(own_config, [*LENIENT, "encoder.resize=crop"]))
+    comparison = mlflow.artifacts.load_dict(f"runs:/{second.run_id}/comparison.json")
+    assert {"AP/azure", "AP/blue"} <= comparison["champion"].keys()
+    # of a class that it does not know, the champion's average precision is the share of images that show it
+    shown = [line for line in (own_photos / "test.csv").read_text().splitlines()[1:] if "azure" in line]
+    assert comparison["champion"]["AP/azure"] == pytest.approx(100 * len(shown) / 8)
+    with pytest.raises(ConfigError, match="no class is named violet"):
+        retrain.retrain(load(own_config, ["promotion.class_floors.violet=10"]))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_search_around_the_champion_comes_before_the_training(small_config: Path, tmp_path: Path) -> None:
+    experiment = load(small_config, [*LENIENT, "train.lr=0.004"])
+    retrain.retrain(experiment)
+    space = {"train.lr": {"factor": 2}}
+    sweep = load_sweep(sweep_file(tmp_path / "s.yaml", space=space, trials=2, folds=2), small_config, LENIENT)
+    result = retrain.retrain(load(small_config, LENIENT), sweep)
+    client = mlflow.MlflowClient()
+    assert result.run_id is not None
+    trained = float(client.get_run(result.run_id).data.params["train.lr"])
+    assert 0.002 <= trained <= 0.008
+    trials = [run for run in client.search_runs([client.get_run(result.run_id).info.experiment_id])
+              if "trial" in run.data.tags]  # fmt: skip
+    assert 0.004 in {float(run.data.params["train.lr"]) for run in trials}
+    steps = {m.step for run in trials for m in client.get_metric_history(run.info.run_id, "val/mAP")}
+    assert steps <= {2, 4}
+    assert max(steps) == 4
+
+
+def test_without_a_champion_there_is_nothing_to_roll_back(small_config: Path) -> None:
+    from pipelines import tracking
+
+    tracking.open_store(load(small_config))
+    with pytest.raises(CheckpointError, match="no champion is registered"):
+        registry.rollback("small")

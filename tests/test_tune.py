@@ -1,0 +1,161 @@
+"""Sweeps on real Ray Tune: one parent run, one child per trial, test images once, resumable, failures recorded."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import yaml
+
+from cprfl.errors import ConfigError, SweepError
+from cprfl.experiment import Experiment, load
+from pipelines import cluster, tracking
+from pipelines.sweep import SweepConfig, load_sweep
+from pipelines.tune import tune
+
+SPACE = {"loss.gamma_neg": {"uniform": [1.0, 5.0]}, "train.lr": {"log": [1e-4, 1e-2]}}
+
+
+def runs(experiment: Experiment) -> tuple[Any, list[Any]]:
+    """The sweep's own run and its children."""
+    experiment_id = tracking.open_store(experiment)
+    found = mlflow.MlflowClient().search_runs([experiment_id])
+    (parent,) = [run for run in found if "sweep" in run.data.tags and "trial" not in run.data.tags
+                 and not run.data.metrics.get("test/mAP")]  # fmt: skip
+    children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    return parent, sorted(children, key=lambda run: int(run.info.start_time))
+
+
+def sweep_file(path: Path, **values: object) -> Path:
+    path.write_text(yaml.safe_dump({"space": SPACE, "trials": 3, "grace_epochs": 1, "reduction_factor": 2} | values))
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_sweep_is_one_parent_with_a_child_per_trial(small_config: Path, tmp_path: Path) -> None:
+    experiment = load(small_config)
+    space = {**SPACE, "train.lr": {"choice": [0.003, 1e30]}}
+    sweep = load_sweep(sweep_file(tmp_path / "s.yaml", space=space, trials=3), small_config, [])
+    result = tune(experiment, sweep)
+    assert result.settings.keys() == space.keys()
+    assert result.settings["train.lr"] == 0.003
+    parent, children = runs(experiment)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["best/val/mAP"] == pytest.approx(result.value)
+    artifacts = {item.path for item in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
+    assert {"trials.json", "parallel_coordinates.png"} <= artifacts
+    assert len(children) == 3
+    for child in children:
+        assert child.data.params.keys() == space.keys()
+        assert not [name for name in child.data.metrics if name.startswith("test/")]
+        if float(child.data.params["train.lr"]) > 1:
+            assert child.info.status == "FAILED"
+            assert "NonFiniteError" in child.data.tags["error"]
+        else:
+            assert child.info.status == "FINISHED"
+            epochs = mlflow.MlflowClient().get_metric_history(child.info.run_id, "val/mAP")
+            assert child.data.tags["pruned"] == str(len(epochs) < 4).lower()
+    assert {child.info.status for child in children} == {"FAILED", "FINISHED"}
+    assert result.evaluation.metrics["mAP"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_population_exchanges_weights_and_settings(small_config: Path, tmp_path: Path) -> None:
+    space = {"train.lr": {"log": [1e-9, 1e-2]}}
+    values = {"scheduler": "pbt", "perturb_epochs": 1, "trials": 2, "space": space}
+    experiment = load(small_config, ["train.epochs=3"])
+    sweep = load_sweep(sweep_file(tmp_path / "s.yaml", **values), small_config, [])
+    tune(experiment, sweep)
+    _, children = runs(experiment)
+    client = mlflow.MlflowClient()
+    assert [child.info.status for child in children] == ["FINISHED"] * 2
+    changed = 0
+    for child in children:  # one that took over the other's weights goes on from their epoch
+        assert max(metric.step for metric in client.get_metric_history(child.info.run_id, "val/mAP")) == 3
+        rates = {metric.value for metric in client.get_metric_history(child.info.run_id, "settings/train.lr")}
+        changed += len(rates) > 1
+    assert changed
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_cpus_of_a_killed_training_are_given_back() -> None:
+    import ray
+    from ray.util.placement_group import placement_group, placement_group_table
+
+    @ray.remote(num_cpus=0)
+    class Controller:
+        def take(self) -> str:
+            group = placement_group([{"CPU": 1}])
+            ray.get(group.ready())
+            return group.id.hex()
+
+    controller = Controller.remote()
+    taken = ray.get(controller.take.remote())
+    waiting = placement_group([{"memory": 1}])  # as Tune's own groups: empty, and not abandoned
+    ray.get(waiting.ready())
+    ray.kill(controller)
+    with cluster.abandoned_workers_freed(seconds=0.5):
+        deadline = time.monotonic() + 60
+        while placement_group_table()[taken]["state"] != "REMOVED":
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    assert placement_group_table()[waiting.id.hex()]["state"] == "CREATED"
+
+
+def test_mistakes_are_found_before_anything_starts(small_config: Path, tmp_path: Path) -> None:
+    space = {
+        "loss.gama_neg": {"uniform": [1, 2]},
+        "model.dropout": {"uniform": [0.0, 1.5]},
+        "encoder.views": {"integer": [1, 4]},
+    }
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(sweep_file(tmp_path / "s.yaml", space=space), small_config, [])
+    message = str(caught.value)
+    assert "loss.gama_neg: no such setting; did you mean" in message or "did you mean 'gamma_neg'" in message
+    assert "space.model.dropout, value 1.5" in message
+    assert "space.encoder.views: trials share one data set" in message
+    for values, wrong in [
+        ({"space": {"train.lr": {"log": [0, 1]}}}, "above 0 for log"),
+        ({"space": {"train.lr": {"log": [1, 2], "choice": [1]}}}, "exactly one"),
+        ({"metric": "test/mAP"}, "metric"),
+        ({"scheduler": "pbt", "space": {"model.tau": {"choice": [0.5, 1.0]}}}, "space.model.tau cannot change then"),
+        ({"trails": 3}, "did you mean 'trials'"),
+    ]:
+        with pytest.raises(ConfigError, match=wrong):
+            load_sweep(sweep_file(tmp_path / "s.yaml", **values), small_config, [])
+    with pytest.raises(ConfigError, match="sweep file not found"):
+        load_sweep(tmp_path / "none.yaml", small_config, [])
+    with pytest.raises(SweepError, match="no interrupted sweep here"):
+        tune(load(small_config), SweepConfig.model_validate({"space": SPACE}), resume=True)
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_without_repeating_trials(small_config: Path, tmp_path: Path) -> None:
+    file = sweep_file(tmp_path / "s.yaml", scheduler="none", trials=2)
+    command = [sys.executable, "-m", "pipelines.cli", "tune", str(small_config), "--sweep", str(file)]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    deadline = time.monotonic() + 200
+    for line in process.stderr:
+        assert time.monotonic() < deadline
+        if line.startswith("trial 1 of 2"):
+            break
+    time.sleep(2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    parent, children = runs(load(small_config))
+    assert parent.info.status == "FINISHED"
+    assert [child.info.status for child in children] == ["FINISHED"] * 2
+    first = mlflow.MlflowClient().get_metric_history(children[0].info.run_id, "val/mAP")
+    assert sorted({metric.step for metric in first}) == [1, 2, 3, 4]

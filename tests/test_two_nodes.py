@@ -1,0 +1,175 @@
+"""Two nodes: work spreads over both, a lost worker or node costs no result, storage that is not shared is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from cprfl.data.feature_store import FeatureStore
+from cprfl.experiment import load
+from pipelines import tracking
+from tests.test_extraction import wait_for_shards
+from tests.test_submit import free_ports
+
+NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
+TRAINING = ["train.epochs=20", "resources.num_workers=2", "resources.cpus_per_worker=1"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head and a second node, each with one CPU, beside whatever else this machine runs."""
+    ray.shutdown()  # the suite's own session is started anew by whoever needs it
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    before = dict(os.environ)
+    os.environ |= {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
+    dashboard, agent = free_ports(2)
+    quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_timeout_ms": 2000,
+             "health_check_failure_threshold": 3}  # fmt: skip
+    found = Cluster(
+        initialize_head=True,
+        head_node_args={**NODE, "include_dashboard": False, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard,
+                        "dashboard_agent_listen_port": agent, "_system_config": quick},
+    )  # fmt: skip
+    yield found
+    found.shutdown()
+    os.environ.clear()
+    os.environ.update(before)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def second(cluster: Cluster) -> Iterator[Any]:
+    node = cluster.add_node(**NODE)
+    yield node
+    if node in cluster.list_all_nodes():
+        cluster.remove_node(node, allow_graceful=True)
+
+
+def start(cluster: Cluster, stage: str, config: Path, *overrides: str) -> subprocess.Popen[str]:
+    """A stage in a process of its own, connected to the cluster."""
+    options = [option for value in overrides for option in ("--set", value)]
+    command = [sys.executable, "-m", "pipelines.cli", stage, str(config), *options]
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    """Its stderr, once it has ended well."""
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return err
+
+
+def metrics(output: Path) -> dict[str, float]:
+    return json.loads((output / "small" / "checkpoint" / "checkpoint.json").read_text())["metrics"]
+
+
+def workers_by_node(kind: str = "RayTrainWorker") -> dict[int, list[psutil.Process]]:
+    """Processes of the training's workers, or of another kind of actor, by the raylet that started them."""
+    found: dict[int, list[psutil.Process]] = {}
+    for process in psutil.process_iter(["cmdline"]):
+        if kind in " ".join(process.info["cmdline"] or []):
+            found.setdefault(process.ppid(), []).append(process)
+    return found
+
+
+def wait_for_checkpoint(output: Path, number: int, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 200
+    while len(list((output / "small" / "ray").glob("*/checkpoint_*"))) < number:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_lost_worker_and_a_lost_node_change_no_metric(
+    cluster: Cluster, second: Any, small_config: Path, tmp_path: Path
+) -> None:
+    undisturbed = tmp_path / "undisturbed"
+    process = start(cluster, "train", small_config, *TRAINING, f"output_dir={undisturbed}")
+    wait_for_checkpoint(undisturbed, 1, process)
+    assert [len(on_node) for on_node in workers_by_node().values()] == [1, 1]
+    ended(process)
+
+    for accident in ("worker", "node"):
+        output = tmp_path / accident
+        process = start(cluster, "train", small_config, *TRAINING, f"output_dir={output}")
+        wait_for_checkpoint(output, 1, process)
+        if accident == "worker":
+            [victim] = next(iter(workers_by_node().values()))
+            victim.send_signal(signal.SIGKILL)
+        else:
+            cluster.remove_node(second, allow_graceful=True)
+            cluster.add_node(**NODE)
+        ended(process)
+        assert metrics(output) == metrics(undisturbed)
+        experiment_id = tracking.open_store(load(small_config, [f"output_dir={output}"]))
+        (run,) = mlflow.MlflowClient().search_runs([experiment_id])
+        assert run.info.status == "FINISHED"
+        steps = {m.step for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/loss")}
+        assert steps == set(range(1, 21))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_extraction_runs_on_both_nodes_and_survives_the_loss_of_one(
+    cluster: Cluster, second: Any, small_config: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "features"
+    process = start(cluster, "preprocess", small_config, f"feature_dir={root}", "encoder.views=64")
+    wait_for_shards(root, 3)
+    assert len(workers_by_node("MapWorker")) == 2
+    cluster.remove_node(second, allow_graceful=False)
+    cluster.add_node(**NODE)
+    ended(process)
+    (folder,) = root.iterdir()
+    store = FeatureStore.open(str(folder))
+    store.verify()
+    assert (store.num_images, store.views) == (24, 64)
+
+
+@pytest.mark.slow
+def test_storage_that_a_node_does_not_share_is_refused_before_the_start(
+    cluster: Cluster, small_config: Path, tmp_path: Path
+) -> None:
+    if subprocess.run(["unshare", "-rm", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine forbids mount namespaces, by which the test hides a folder from a node")
+    output = tmp_path / "outputs"
+    output.mkdir()
+    own = f"mount --make-rprivate / && mount -t tmpfs none {output}"
+    node = f"{sys.executable} -m ray.scripts.scripts start --address {cluster.address} --num-cpus 1 --block "
+    node += f"--object-store-memory {80 * 2**20} --disable-usage-stats"
+    log = (tmp_path / "node.log").open("w")
+    stranger = subprocess.Popen(
+        ["unshare", "-rm", "sh", "-c", f"{own} && exec {node}"],
+        stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while "Ray runtime started" not in (tmp_path / "node.log").read_text():
+            assert time.monotonic() < deadline
+            assert stranger.poll() is None, (tmp_path / "node.log").read_text()
+            time.sleep(0.2)
+        process = start(cluster, "train", small_config)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 2, err
+        assert f"{output}/small is not one folder for the whole cluster" in err
+        assert "--set output_dir=/shared/..." in err
+    finally:
+        os.killpg(stranger.pid, signal.SIGKILL)
