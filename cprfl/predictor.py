@@ -26,7 +26,8 @@ def load_model(folder: Path) -> tuple[nn.Module, CheckpointInfo]:
     """
     info, weights = load_info(folder), load_weights(folder)
     experiment = Experiment.model_validate(info.experiment)
-    text = weights.get("text_embeddings_CM", torch.zeros(len(info.class_names), 1))
+    embeddings = (value for name, value in weights.items() if name.endswith("text_embeddings_CM"))
+    text = next(embeddings, torch.zeros(len(info.class_names), 1))
     unknown = torch.zeros(info.feature_dim)
     model = experiment.model.build(ModelInputs(len(info.class_names), info.feature_dim, text, unknown, unknown))
     problems = [*model.load_state_dict(weights, strict=False)]

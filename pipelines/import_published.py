@@ -43,6 +43,8 @@ def import_published(source: str, experiment: Experiment) -> Path:
         "head_dim": block.head_dim,
         "mlp_dim": block.mlp[0].out_features,
         "tau": prompt[0].out_features / model.visual.out_features,
+        "members": 1,
+        "linear_member": False,
     }
     backbone = {name.removeprefix(_BACKBONE): v for name, v in state.items() if name.startswith(_BACKBONE)}
     fresh = encoder_config.model_copy(update={"pretrained": "random"}) if backbone else encoder_config

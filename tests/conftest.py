@@ -14,6 +14,7 @@ import yaml
 from PIL import Image
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported; no test downloads
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 

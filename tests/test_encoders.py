@@ -85,7 +85,6 @@ def test_real_squeezenet_weights_load_and_a_wrong_file_is_refused(shared: Path, 
 
 
 def test_weights_that_cannot_be_had_say_where_to_put_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", lambda *_, **__: (_ for _ in ()).throw(OSError("no network")))
     with pytest.raises(WeightsError, match=r"(?s)RN50: weights 'yfcc15m'.*put the .safetensors.*encoder.weights"):

@@ -178,19 +178,15 @@ def test_killed_at_any_moment_it_goes_on_with_the_missing_shards(
     there = stored(root)
     assert 3 <= len(there) < 12
     times = {file: file.stat().st_mtime_ns for file in root.glob("*/features-*")}
-    subprocess.run(command(own_config, f"feature_dir={root}"), check=True)
-    assert all(file.stat().st_mtime_ns == stamp for file, stamp in times.items())
-    assert stored(root) == undisturbed
-
-    root = tmp_path / "worker killed"
-    process = subprocess.Popen(command(own_config, f"feature_dir={root}"))
-    wait_for_shards(root, 3)
+    process = subprocess.Popen(command(own_config, f"feature_dir={root}"))  # goes on, and loses its workers
+    wait_for_shards(root, len(there) + 1)
     victims = [child for child in psutil.Process(process.pid).children(recursive=True)
                if "MapWorker" in " ".join(child.cmdline())]  # fmt: skip
     assert victims
     for victim in victims:
         victim.kill()
     assert process.wait(timeout=180) == 0
+    assert all(file.stat().st_mtime_ns == stamp for file, stamp in times.items())
     assert stored(root) == undisturbed
 
 

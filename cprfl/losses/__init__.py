@@ -1,4 +1,4 @@
-"""Losses for long-tailed multi-label targets; every one takes (logits, targets), both [B, c]."""
+"""Losses for long-tailed multi-label targets; every one takes (logits, targets), both [..., c]."""
 
 from cprfl.losses.asymmetric import AsymmetricLoss
 from cprfl.losses.distribution_balanced import DistributionBalancedLoss

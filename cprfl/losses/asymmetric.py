@@ -54,7 +54,7 @@ class AsymmetricLoss(nn.Module):
         self.detach_focal_weight, self.reduction = detach_focal_weight, reduction
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of ``logits`` and multi-hot ``targets``, both [B, c]; half precision is computed in float32."""
+        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; half precision is computed in float32."""
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         targets = targets.to(logits.dtype)
         log_p, log_1mp = F.logsigmoid(logits), F.logsigmoid(-logits)

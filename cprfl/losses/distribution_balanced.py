@@ -84,12 +84,12 @@ class DistributionBalancedLoss(nn.Module):
         self.register_buffer("bias_C", -init_bias / neg_scale * odds_C.log())
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of ``logits`` and multi-hot ``targets``, both [B, c]; half precision is computed in float32."""
+        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; half precision is computed in float32."""
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         targets = targets.to(logits.dtype)
         inverse_C = self.map_weight_C.to(logits.dtype)
         # An all-negative image has no class to be sampled by: r is infinite, and its weight the largest.
-        ratio_BC = inverse_C / (targets @ inverse_C)[:, None]
+        ratio_BC = inverse_C / (targets @ inverse_C)[..., None]
         weight_BC = self.map_alpha + torch.sigmoid(self.map_beta * (ratio_BC - self.map_gamma))
         scale_BC = targets + (1 - targets) * self.neg_scale
         shifted_BC = (logits + self.bias_C.to(logits.dtype)) * scale_BC

@@ -46,7 +46,7 @@ class WeightedFocalLoss(nn.Module):
         self.per_image, self.gamma, self.balance, self.reduction = per_image, gamma, balance, reduction
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of ``logits`` and multi-hot ``targets``, both [B, c]; half precision is computed in float32."""
+        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; half precision is computed in float32."""
         logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         targets = targets.to(logits.dtype)
         entropy_BC = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -55,12 +55,12 @@ class WeightedFocalLoss(nn.Module):
             loss_BC = (-torch.expm1(-entropy_BC)) ** self.gamma * loss_BC
         if self.class_weight_C is not None:
             weight_C = self.class_weight_C.to(logits.dtype)
-            loss_BC = loss_BC * (self._image_weight(targets, weight_C)[:, None] if self.per_image else weight_C)
+            loss_BC = loss_BC * (self._image_weight(targets, weight_C)[..., None] if self.per_image else weight_C)
         return loss_BC.mean() if self.reduction == "mean" else loss_BC
 
     @staticmethod
     def _image_weight(targets: Tensor, weight_C: Tensor) -> Tensor:
-        shown_B = targets.sum(dim=1)
+        shown_B = targets.sum(dim=-1)
         return torch.where(shown_B > 0, targets @ weight_C / shown_B.clamp(min=1), weight_C.mean())
 
 

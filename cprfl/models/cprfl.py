@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from cprfl.errors import CheckpointError, ShapeError
 from cprfl.models.base import ModelConfig, ModelInputs, check_features
+from cprfl.models.ensemble import Ensemble
 from cprfl.models.interaction import Interaction
+from cprfl.models.linear_probe import LinearProbe
 
 PromptNetwork = Literal["nonlinear", "linear"]
 StopGradient = Literal["none", "classifier", "interaction"]
@@ -51,14 +53,17 @@ class CPRFL(nn.Module):
         residual: residual connections in the blocks (none in the released code).
         stop_gradient: cut one of the two paths by which gradients reach P: ``classifier`` (the factor p_i) or
             ``interaction`` (the prompts that enter the block).
-        global_branch: add a linear classifier of the mean cell, which starts at zero, to the logits (not in the paper).
         standardize: layer applied to the features first.
     """
 
     text_embeddings_CM: Tensor
 
     class Config(ModelConfig):
-        """Settings of `CPRFL`; the released code's by default."""
+        """Settings of `CPRFL`; the released code's by default.
+
+        Not in the paper: ``members`` trains several side by side, with a loss each, and averages their logits;
+        ``linear_member`` adds a `LinearProbe` to them, which learns ``linear_gain`` times as fast.
+        """
 
         name: Literal["cprfl"] = "cprfl"
         dim: PositiveInt = 2048
@@ -71,16 +76,22 @@ class CPRFL(nn.Module):
         depth: PositiveInt = 1
         residual: bool = False
         stop_gradient: StopGradient = "none"
-        global_branch: bool = False
+        members: PositiveInt = 1
+        linear_member: bool = False
+        linear_gain: PositiveFloat = 4.0
 
-        def build(self, inputs: ModelInputs) -> CPRFL:
+        def build(self, inputs: ModelInputs) -> CPRFL | Ensemble:
             """The model of these class names and features."""
-            return CPRFL(
-                inputs.text_embeddings_CM,
-                inputs.feature_dim,
-                **self.model_dump(exclude={"name", "standardize"}),
-                standardize=self.standardization(inputs),
-            )
+            own = self.model_dump(exclude={"name", "standardize", "members", "linear_member", "linear_gain"})
+            members: list[nn.Module] = [
+                CPRFL(inputs.text_embeddings_CM, inputs.feature_dim, **own, standardize=self.standardization(inputs))
+                for _ in range(self.members)
+            ]
+            if self.linear_member:
+                standardize = self.standardization(inputs)
+                members.append(LinearProbe(inputs.feature_dim, inputs.num_classes, standardize, self.linear_gain))
+            only = members[0]
+            return only if isinstance(only, CPRFL) and len(members) == 1 else Ensemble(members)
 
     def __init__(
         self,
@@ -97,7 +108,6 @@ class CPRFL(nn.Module):
         depth: int = 1,
         residual: bool = False,
         stop_gradient: StopGradient = "none",
-        global_branch: bool = False,
         standardize: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -112,11 +122,6 @@ class CPRFL(nn.Module):
                 nn.Linear(text_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
             )
         self.interaction = Interaction(dim, num_heads, head_dim, mlp_dim, dropout, depth, residual)
-        self.global_branch: nn.Linear | None = None
-        if global_branch:
-            self.global_branch = nn.Linear(feature_dim, len(text_embeddings_CM))
-            nn.init.zeros_(self.global_branch.weight)
-            nn.init.zeros_(self.global_branch.bias)
 
     @classmethod
     def from_published(cls, state_dict: Mapping[str, Tensor], text_embeddings: Tensor, num_heads: int = 8) -> CPRFL:
@@ -187,7 +192,4 @@ class CPRFL(nn.Module):
         prompts_CD = self.prompts()
         entering_CD = prompts_CD.detach() if self.stop_gradient == "interaction" else prompts_CD
         classifier_CD = prompts_CD.detach() if self.stop_gradient == "classifier" else prompts_CD
-        logits_BC = torch.einsum("bcd,cd->bc", self.category_features(features_BVD, entering_CD), classifier_CD)
-        if self.global_branch is not None:
-            logits_BC = logits_BC + self.global_branch(self.standardize(features_BVD).mean(dim=1))
-        return logits_BC
+        return torch.einsum("bcd,cd->bc", self.category_features(features_BVD, entering_CD), classifier_CD)

@@ -10,7 +10,14 @@ from cprfl.models.base import ModelConfig, ModelInputs, check_features
 
 
 class LinearProbe(nn.Module):
-    """logits = W mean(features) + b."""
+    """logits = gain (W mean(features) + b).
+
+    Args:
+        feature_dim: D, channels of a grid cell.
+        num_classes: c.
+        standardize: layer applied to the features first.
+        gain: under AdamW it acts as a factor of the learning rate, for a probe that is trained beside other models.
+    """
 
     class Config(ModelConfig):
         """Settings of `LinearProbe`; it standardises its input unless told otherwise."""
@@ -22,12 +29,15 @@ class LinearProbe(nn.Module):
             """The probe; text embeddings play no part in it."""
             return LinearProbe(inputs.feature_dim, inputs.num_classes, self.standardization(inputs))
 
-    def __init__(self, feature_dim: int, num_classes: int, standardize: nn.Module | None = None) -> None:
+    def __init__(
+        self, feature_dim: int, num_classes: int, standardize: nn.Module | None = None, gain: float = 1.0
+    ) -> None:
         super().__init__()
+        self.gain = gain
         self.standardize = standardize or nn.Identity()
         self.linear = nn.Linear(feature_dim, num_classes)
 
     def forward(self, features_BVD: Tensor) -> Tensor:
         """Logits [B, c] of grid features [B, V, D]."""
         check_features(features_BVD, self.linear.in_features)
-        return self.linear(self.standardize(features_BVD).mean(dim=1))
+        return self.gain * self.linear(self.standardize(features_BVD).mean(dim=1))

@@ -63,7 +63,7 @@ def fit(
     """Train ``model`` in place.
 
     Args:
-        model: gives logits [B, c] of the source's inputs.
+        model: gives logits of the source's inputs, [B, c], or [M, B, c] for M members of an ensemble.
         loss: of (logits, targets).
         data: all training images; each worker takes its part.
         config: how to train.
@@ -105,7 +105,8 @@ def fit(
             _check_inputs(inputs, image_ids)
             targets_BC = targets_BC.to(worker.device, non_blocking=True)
             with _autocast(config, worker.device):
-                batch_loss = loss(network(_on_device(inputs, worker.device)), targets_BC)
+                logits = network(_on_device(inputs, worker.device))
+                batch_loss = loss(logits, targets_BC.expand_as(logits))
             optimizer.zero_grad(set_to_none=True)
             batch_loss.backward()
             if config.clip_norm is not None:
