@@ -3,10 +3,11 @@
     python -m tests.benchmarks.accuracy coco_mini ../shared/data
     python -m tests.benchmarks.accuracy demo
 
-Both methods get the same number of random trials, and six views of each image. A trial is trained on all folds but one,
-for each fold in turn; the scores of all held-out images are put together before average precision is taken: a class with
-three images has one or none in a fold, and a mean over folds would measure little but luck. The winners are trained on
-all training images with five seeds. For ``demo`` the shipped settings are trained with five seeds, without a search.
+Both methods get the same number of random trials, and six views of each image. A trial is trained on all folds but
+one, for each fold in turn; the scores of all held-out images are put together before average precision is taken: a
+class with three images has one or none in a fold, and a mean over folds would measure little but luck. The winners are
+trained on all training images with five seeds. For ``demo`` the shipped settings are trained with five seeds, without
+a search.
 """
 
 from __future__ import annotations
