@@ -33,6 +33,7 @@ from cprfl.progress import progress
 from pipelines import cluster
 
 Row = dict[str, Any]
+_SHARDS_AHEAD = 8  # in memory at once for each encoder: being decoded, waiting, being encoded, being written
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,10 @@ def _execute(
     smallest = min(node["Resources"]["CPU"] for node in ray.nodes() if node["Resources"].get("CPU"))
     share = min(1.0, smallest / 2, cpus / actors)
     threads = max(1, int(cpus / actors))
+    # What is decoded ahead is so many shards, and not what the object store holds, or memory would grow with the data.
+    shard_bytes = max(len(row["uris"]) for row in rows) * experiment.encoder.views * 3 * transform.size**2
+    ahead = _SHARDS_AHEAD * actors * shard_bytes
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=ahead)
     skip = experiment.dataset.on_bad_image == "skip"
     done = (
         ray.data.from_items(rows, override_num_blocks=len(rows))

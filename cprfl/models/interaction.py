@@ -112,20 +112,20 @@ class Block(nn.Module):
 
     def _absorb(self, cells_BVD: Tensor, prompts: Tensor, query: Tensor, values_too: bool) -> Tensor:
         (batch, num_cells, _), (heads, num_prompts, _) = cells_BVD.shape, query.shape[-3:]
-        by_head = (heads, self.head_dim)
-        absorbed = _by_head(query, self.to_key.weight.unflatten(0, by_head)).flatten(-3, -2)
+        by_head, by_class = (heads, self.head_dim), (num_prompts, heads)
+        # Class by class, so that one head's contexts of all images are a matrix with a stride, and need no copy.
+        absorbed = _by_head(query, self.to_key.weight.unflatten(0, by_head)).transpose(-3, -2).flatten(-3, -2)
         prompt_scores = (absorbed @ prompts.transpose(-2, -1)).expand(batch, -1, -1)
         weights = torch.cat([absorbed @ cells_BVD.transpose(1, 2), prompt_scores], dim=2).softmax(dim=2)
         to_cells, to_prompts = weights.split([num_cells, num_prompts], dim=2)
+        from_prompts = to_prompts.unflatten(1, by_class).transpose(1, 2) @ self._split(self.to_value(prompts))
         if values_too:
-            contexts = torch.baddbmm(to_prompts @ prompts, to_cells, cells_BVD).unflatten(1, (heads, num_prompts))
-            weight_HED = self.to_value.weight.unflatten(0, by_head)
+            contexts_HND = (to_cells @ cells_BVD).view(batch * num_prompts, heads, -1).transpose(0, 1)
             # E x N rather than N x E, so that the weight's gradient comes out in the weight's own layout
-            attended_HEN = weight_HED @ contexts.transpose(0, 1).flatten(1, 2).transpose(1, 2)
-            return attended_HEN.unflatten(2, (batch, num_prompts)).permute(2, 0, 3, 1)
-        values_BHVE, prompt_values = self._split(self.to_value(cells_BVD)), self._split(self.to_value(prompts))
-        shape = (heads, num_prompts)
-        return to_cells.unflatten(1, shape) @ values_BHVE + to_prompts.unflatten(1, shape) @ prompt_values
+            from_cells_HEN = self.to_value.weight.unflatten(0, by_head) @ contexts_HND.transpose(1, 2)
+            return from_prompts + from_cells_HEN.unflatten(2, (batch, num_prompts)).permute(2, 0, 3, 1)
+        values_BHVE = self._split(self.to_value(cells_BVD))
+        return from_prompts + to_cells.unflatten(1, by_class).transpose(1, 2) @ values_BHVE
 
 
 def _by_head(tokens: Tensor, weight_HED: Tensor) -> Tensor:
