@@ -101,6 +101,8 @@ class Experiment(Config):
 
     @model_validator(mode="after")
     def _selection_has_a_split_to_select_on(self) -> Self:
+        if "://" in self.output_dir:
+            raise ValueError("output_dir must be a folder of a file system; feature_dir and data_root may be URIs")
         if self.name in ("cache", "mlflow"):
             raise ValueError(f"name {self.name!r} is taken by a folder of the same name under output_dir")
         if self.train.select == "best" and self.protocol == "honest" and self.train.validation == 0:
@@ -191,7 +193,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     if not isinstance(base, dict) or not isinstance(changes, dict):
         raise ConfigError(f"{path}: expected settings as `key: value`, got a {type(base).__name__}")
     merged = _merge(base, changes)
-    merged["output_dir"] = str(Path(str(merged.get("output_dir", "outputs"))).absolute())
+    merged["output_dir"] = str(merged.get("output_dir", "outputs"))
+    if "://" not in merged["output_dir"]:
+        merged["output_dir"] = str(Path(merged["output_dir"]).absolute())
     if merged.get("feature_dir") and "://" not in merged["feature_dir"]:
         merged["feature_dir"] = str(Path(merged["feature_dir"]).absolute())
     merged["data_root"] = str(merged.get("data_root", "."))

@@ -11,11 +11,25 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cprfl.config import validate
 from cprfl.encoders.image import ImageEncoder
-from cprfl.errors import CheckpointError
+from cprfl.encoders.weights import load_into
+from cprfl.errors import CheckpointError, ConfigError, WeightsError
 from cprfl.experiment import Experiment
 from cprfl.models.base import ModelInputs
 from cprfl.training.checkpoint import ENCODER, CheckpointInfo, load_info, load_weights
+
+
+def described(info: CheckpointInfo, folder: Path) -> Experiment:
+    """The experiment that made a checkpoint.
+
+    Raises:
+        CheckpointError: where it has settings that are no longer known.
+    """
+    try:
+        return validate(Experiment, info.experiment, source="its experiment")
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: written by another version of cprfl; train again ({error})") from None
 
 
 def load_model(folder: Path) -> tuple[nn.Module, CheckpointInfo]:
@@ -25,14 +39,15 @@ def load_model(folder: Path) -> tuple[nn.Module, CheckpointInfo]:
         CheckpointError: where there is none, or its weights do not fit its description.
     """
     info, weights = load_info(folder), load_weights(folder)
-    experiment = Experiment.model_validate(info.experiment)
+    experiment = described(info, folder)
     embeddings = (value for name, value in weights.items() if name.endswith("text_embeddings_CM"))
     text = next(embeddings, torch.zeros(len(info.class_names), 1))
     unknown = torch.zeros(info.feature_dim)
     model = experiment.model.build(ModelInputs(len(info.class_names), info.feature_dim, text, unknown, unknown))
-    problems = [*model.load_state_dict(weights, strict=False)]
-    if any(problems):
-        raise CheckpointError(f"{folder}: weights and description do not fit: {problems}; train again")
+    try:
+        load_into(model, weights, str(folder), "the model that its checkpoint.json describes")
+    except WeightsError as error:
+        raise CheckpointError(f"{error}; train again") from None
     return model.eval(), info
 
 
@@ -64,7 +79,7 @@ class Predictor:
             CheckpointError: where the encoder is not the one whose features the model was trained on.
         """
         model, info = load_model(checkpoint)
-        experiment = Experiment.model_validate(info.experiment)
+        experiment = described(info, checkpoint)
         config = experiment.encoder
         fine_tuned = checkpoint / ENCODER
         if fine_tuned.exists():

@@ -20,6 +20,7 @@ def submit(
     address: AddressOption,
     overrides: SetOption = None,
     sweep: Annotated[Path | None, typer.Option(help="YAML file of the sweep, for tune and retrain.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted sweep.")] = False,
     environment: Annotated[
         list[str] | None, typer.Option("--env", metavar="NAME[=VALUE]", help="A variable of the job; may be repeated.")
     ] = None,
@@ -30,7 +31,7 @@ def submit(
     from pipelines import submit as jobs
 
     job = jobs.submit(
-        address, stage, config, overrides or [], sweep=sweep, packages=packages,
+        address, stage, config, overrides or [], sweep=sweep, resume=resume, packages=packages,
         environment=jobs.variables(environment or []),
     )  # fmt: skip
     print(f"job  {job}", file=sys.stderr, flush=True)

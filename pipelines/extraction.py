@@ -7,9 +7,11 @@ so a shard comes out the same whichever worker makes it, and whatever was there 
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -33,6 +35,7 @@ from cprfl.progress import progress
 from pipelines import cluster
 
 Row = dict[str, Any]
+_ENCODERS_PER_NODE = 8  # without GPUs: encoders of one thread each lose nothing where decoding takes a core
 _SHARDS_AHEAD = 8  # in memory at once for each encoder: being decoded, waiting, being encoded, being written
 
 
@@ -94,6 +97,7 @@ def extract(manifest: Manifest, experiment: Experiment, *, report: Path) -> Extr
     metrics = {"extraction/images": float(encoded), "extraction/bad_images": float(len(store.bad_images))}
     if encoded:
         metrics["extraction/images_per_second"] = encoded / seconds
+        print(f"encoded {encoded} images in {seconds:.0f} s, {encoded / seconds:.1f}/s", file=sys.stderr)
     return Extraction(store, metrics)
 
 
@@ -112,8 +116,9 @@ def _run(rows: list[Row], experiment: Experiment, encoder: ImageEncoder, folder:
     if not rows:
         return
     cluster.connect()
-    if "://" not in experiment.feature_root:
-        cluster.check_shared(Path(experiment.feature_root))
+    for folder_of_all in {experiment.output_dir, experiment.feature_root}:
+        if "://" not in folder_of_all:
+            cluster.check_shared(Path(folder_of_all))
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -146,7 +151,8 @@ def _execute(
     context.enable_progress_bars = False
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 1.0), int(total.get("GPU", 0))
-    actors = experiment.encoder.num_workers or gpus or sum(bool(node["Resources"].get("CPU")) for node in ray.nodes())
+    per_node = (min(math.ceil(node["Resources"].get("CPU", 0)), _ENCODERS_PER_NODE) for node in ray.nodes())
+    actors = experiment.encoder.num_workers or gpus or sum(per_node)
     # Decoding takes what the encoders leave, the smallest node is enough for all three steps, and the shares differ:
     # Ray would decode inside the actors of the encoders otherwise, and keep them waiting.
     smallest = min(node["Resources"]["CPU"] for node in ray.nodes() if node["Resources"].get("CPU"))

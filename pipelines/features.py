@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cprfl.data.feature_store import FeatureStore, prune_unfinished
-from cprfl.data.storage import Folder
+from cprfl.data.storage import Folder, is_remote
 from cprfl.errors import FeatureStoreError
 from pipelines.preprocess import PREPARED
 
@@ -75,13 +75,16 @@ def verify(stores: Sequence[Cached]) -> None:
 def prune(stores: Sequence[Cached], unused: bool) -> list[str]:
     """Remove damaged shards, foreign files and stores that do not open; with ``unused`` also those nobody uses.
 
-    Shards of a store that is not finished are kept: preprocessing goes on with them.
+    Shards of a store that is not finished are kept: preprocessing goes on with them. Who uses a store on a remote
+    filesystem is not known here.
 
     Returns:
         What was removed.
     """
     removed = []
     for item in stores:
+        if unused and is_remote(item.folder.uri):
+            raise FeatureStoreError(f"{item.folder.uri}: others may use it; remove what nobody needs by hand")
         if unused and not item.experiments:
             item.folder.remove_all()
             removed.append(item.folder.uri)

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from cprfl.encoders.cnn import CnnEncoder
-from cprfl.encoders.weights import check_keys, load_weights
+from cprfl.encoders.weights import load_into, load_weights
 from cprfl.errors import CheckpointError
 from cprfl.experiment import Experiment
 from cprfl.models import CPRFL
 from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
+from pipelines import tracking
+from pipelines.run import record_run
 from pipelines.train import CHECKPOINT
 
 _BACKBONE = "Backbone."
@@ -51,14 +53,16 @@ def import_published(source: str, experiment: Experiment) -> Path:
     encoder = fresh.build(experiment.cache_dir)
     if backbone:
         renamed = {_by_position(name): value for name, value in backbone.items() if not name.startswith("fc.")}
-        check_keys(encoder.cnn.load_state_dict(renamed, strict=False), source, encoder_config.model)
+        load_into(encoder.cnn, renamed, source, encoder_config.model)
     values = experiment.model_dump(mode="json")
     values["model"] |= {**sizes, "standardize": False}
     info = CheckpointInfo(
         values, list(class_names), model.visual.in_features, encoder.fingerprint(), text.encoder, 0, {}
     )  # fmt: skip
     folder = experiment.folder / CHECKPOINT
-    save_checkpoint(folder, model.state_dict(), info, None, encoder.state_dict() if backbone else None)
+    with tracking.run(experiment, tags={"imported": Path(source).name}) as sink:
+        save_checkpoint(folder, model.state_dict(), info, None, encoder.state_dict() if backbone else None)
+        record_run(experiment, sink)
     return folder
 
 

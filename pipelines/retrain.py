@@ -17,6 +17,7 @@ from cprfl.data.manifest import TEST, Manifest
 from cprfl.errors import CheckpointError, ConfigError
 from cprfl.evaluation import evaluate
 from cprfl.experiment import Experiment
+from cprfl.predictor import described
 from cprfl.training.checkpoint import load_info
 from pipelines import registry, tracking
 from pipelines.evaluate import EVALUATION, PREDICTIONS, score
@@ -25,7 +26,7 @@ from pipelines.register import register
 from pipelines.run import evaluate_stage, train_stage, trained_run
 from pipelines.sweep import SweepConfig
 from pipelines.train import CHECKPOINT
-from pipelines.tune import interrupted, search
+from pipelines.tune import finish, interrupted, search
 
 COMPARISON = "comparison.json"
 _TAG = "retraining"
@@ -112,10 +113,13 @@ def train_challenger(experiment: Experiment, request: Request, sweep: SweepConfi
     if trained_run(experiment, tags) is not None:
         print(f"{experiment.name}: the challenger is trained", file=sys.stderr)
         return trained(experiment, request)
-    if sweep is not None:
-        experiment = _searched(experiment, sweep)
-    train_stage(experiment, tags)
-    return experiment
+    if sweep is None:
+        train_stage(experiment, tags)
+        return experiment
+    searched = _searched(experiment, sweep)
+    train_stage(searched, tags)
+    finish(experiment)
+    return searched
 
 
 def trained(experiment: Experiment, request: Request) -> Experiment:
@@ -128,7 +132,8 @@ def trained(experiment: Experiment, request: Request) -> Experiment:
         raise CheckpointError(
             f"{experiment.folder}: no challenger was trained for the present data and configuration; retrain again"
         )
-    return Experiment.model_validate(load_info(experiment.folder / CHECKPOINT).experiment)
+    checkpoint = experiment.folder / CHECKPOINT
+    return described(load_info(checkpoint), checkpoint)
 
 
 def decide(challenger: Experiment, request: Request) -> Retraining:
@@ -159,7 +164,7 @@ def _searched(experiment: Experiment, sweep: SweepConfig) -> Experiment:
     if (present := registry.champion(experiment.name)) is not None:
         with tempfile.TemporaryDirectory() as folder:
             holder = registry.fetch(experiment.name, present, Path(folder))
-            trained = Experiment.model_validate(load_info(holder.checkpoint).experiment)
+            trained = described(load_info(holder.checkpoint), holder.checkpoint)
         centre = experiment.changed(trained.settings(experiment.settings(sweep.space)))
     around = sweep.around(centre)
     settings, _ = search(centre, around, resume=interrupted(centre, around))

@@ -59,6 +59,11 @@ def train_stage(experiment: Experiment, tags: dict[str, str] | None = None) -> P
         return _train(experiment, prepared, sink)
 
 
+def record_run(experiment: Experiment, sink: MetricsSink) -> None:
+    """Write down the run of the checkpoint in the experiment's folder."""
+    write_json(experiment.folder / _RUN, {"run_id": sink.run_id})
+
+
 def trained_run(experiment: Experiment, tags: dict[str, str]) -> str | None:
     """The run of the checkpoint in the experiment's folder, if there is one and it has these tags."""
     run_id = tracking.read_run_id(experiment.folder / _RUN)
@@ -71,11 +76,15 @@ def evaluate_stage(experiment: Experiment) -> Evaluation:
     Raises:
         CheckpointError: where nothing has been trained.
     """
-    record = experiment.folder / _RUN
-    if not record.exists():
-        raise CheckpointError(f"{experiment.folder}: no trained checkpoint here; run `cprfl train CONFIG` first")
+    tracking.open_store(experiment)
+    run_id = trained_run(experiment, {})
+    if run_id is None:
+        raise CheckpointError(
+            f"{experiment.folder}: no trained checkpoint here, or one of another MLflow store; "
+            "run `cprfl train CONFIG` first"
+        )
     prepared = preprocess(experiment)
-    with tracking.run(experiment, run_id=tracking.read_run_id(record)):
+    with tracking.run(experiment, run_id=run_id):
         return _evaluate(experiment, prepared, experiment.folder / CHECKPOINT)
 
 
@@ -98,14 +107,14 @@ def training_run(
     }
     with tracking.run(experiment, run_id=earlier, tags={**own, **(tags or {})}) as sink:
         yield sink
-    forget(experiment)
+    forget(experiment, key)
 
 
 def _train(experiment: Experiment, prepared: Prepared, sink: MetricsSink) -> Path:
     tracking.log_results(prepared.metrics)
     (experiment.folder / _RUN).unlink(missing_ok=True)  # the checkpoint there will soon be another one
     checkpoint = train(experiment, prepared, sink)
-    write_json(experiment.folder / _RUN, {"run_id": sink.run_id})
+    record_run(experiment, sink)
     return checkpoint
 
 

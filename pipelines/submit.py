@@ -24,6 +24,7 @@ import cprfl
 import pipelines
 from cprfl.errors import ClusterError, ConfigError
 from cprfl.experiment import Experiment, load
+from pipelines.sweep import load_sweep
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -41,6 +42,7 @@ def submit(
     overrides: Sequence[str] = (),
     *,
     sweep: Path | None = None,
+    resume: bool = False,
     packages: str = "lock",
     environment: dict[str, str] | None = None,
 ) -> str:
@@ -55,6 +57,7 @@ def submit(
         config: YAML file of the experiment.
         overrides: ``a.b=value``.
         sweep: YAML file of a sweep.
+        resume: go on with an interrupted sweep.
         packages: ``lock`` has the nodes install what the lock file pins and they lack; ``image`` takes what they have.
         environment: variables of the job, such as ``MLFLOW_TRACKING_URI``.
 
@@ -69,9 +72,11 @@ def submit(
         if value not in choices:
             raise ConfigError(f"{name}: got {value!r}; valid: {', '.join(choices)}")
     _check_paths(config, overrides, load(config, overrides))  # mistakes are better known here than there
+    if sweep is not None:
+        load_sweep(sweep, config, overrides)
     command = ["python", "-m", "pipelines.cli", stage, _CONFIG]
     if sweep is not None:
-        command += ["--sweep", _SWEEP]
+        command += ["--sweep", _SWEEP, *(["--resume"] if resume else [])]
     for override in overrides:
         command += ["--set", override]
     with tempfile.TemporaryDirectory() as folder, _answered(address) as client:
@@ -87,21 +92,25 @@ def submit(
             runtime["config"] = {"setup_timeout_seconds": 1800}
             runtime["pip"] = {
                 "packages": locked_requirements(_ROOT / "constraints.txt"),
-                "pip_install_options": ["--disable-pip-version-check", "--no-deps"],
+                "pip_install_options": ["--disable-pip-version-check"],
             }
         entrypoint = f"exec {shlex.join(command)}"  # so that stopping reaches Python, not only a shell
         return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime, metadata={"stage": stage}))
 
 
 def follow(address: str, job: str) -> int:
-    """Print a job's log until it ends.
+    """Print a job's log until it ends, or until the user has seen enough: the job goes on.
 
     Returns:
         The job's exit status; 1 where it ended without one, which the last line says.
     """
     with _answered(address) as client:
         _info(client, job)
-        asyncio.run(_print_log(client, job))
+        try:
+            asyncio.run(_print_log(client, job))
+        except KeyboardInterrupt:
+            print(f"{job} goes on; cprfl jobs follow | status | stop {job} --address {address}", file=sys.stderr)
+            return 130
         info = _info(client, job)
     if info.status == "SUCCEEDED":
         return 0
@@ -172,6 +181,8 @@ def _check_paths(config: Path, overrides: Sequence[str], experiment: Experiment)
     """A relative path would be looked for, or written, in a folder that the cluster throws away after the job."""
     given = {**yaml.safe_load(config.read_text()), **dict(override.split("=", 1) for override in overrides)}
     paths = {"output_dir": str(given.get("output_dir", "outputs"))}
+    if given.get("feature_dir"):
+        paths["feature_dir"] = str(given["feature_dir"])
     if experiment.dataset.name != "synthetic":
         paths["data_root"] = str(given.get("data_root", "."))
     for name, path in paths.items():

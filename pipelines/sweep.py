@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -38,9 +39,24 @@ class Distribution(Config):
             raise ValueError("low must be below high, and above 0 for log")
         return self
 
+    def clipped(self, value: Any) -> Any:
+        """The value, or the end of the range beyond which it lies."""
+        if self.choice is not None:
+            return value
+        low, high = self.uniform or self.log or self.integer or (value, value)
+        return min(max(value, low), high)
+
     def extremes(self) -> list[Any]:
-        """The values that the configuration must accept for all others to be acceptable."""
-        return self.choice if self.choice is not None else list(self.uniform or self.log or self.integer or ())
+        """Values that the configuration must accept for all others to be acceptable: the ends, and one between them.
+
+        (A setting that takes whole numbers takes 2.0 as well, but not 2.5.)
+        """
+        if self.choice is not None:
+            return self.choice
+        if self.integer is not None:
+            return list(self.integer)
+        low, high = self.uniform or self.log or (0.0, 0.0)
+        return [low, high, low + (high - low) / math.pi]
 
 
 class SweepConfig(Config):
@@ -109,18 +125,22 @@ def load_sweep(path: Path, config: Path, overrides: Sequence[str]) -> SweepConfi
         ConfigError: listing each path that the configuration does not have and each value that it rejects.
     """
     sweep = validate(SweepConfig, read_yaml(path, "sweep"), source=str(path))
-    searched = sweep.around(load(config, overrides))
+    experiment = load(config, overrides)
+    searched = sweep.around(experiment)
     extracted = [setting for setting in sweep.space if setting.startswith(("dataset.", "encoder."))]
     mistakes = [
         f"space.{setting}: trials share one data set and its features; compare with variants" for setting in extracted
     ]
-    for setting, distribution in searched.space.items():
-        for value in distribution.extremes():
+    tried = {f"space.{setting}": (setting, found.extremes()) for setting, found in searched.space.items()}
+    tried |= {f"start.{setting}": (setting, [value]) for setting, value in sweep.start.items()}
+    for where, (setting, values) in tried.items():
+        for value in values:
             try:
-                load(config, [*overrides, f"{setting}={value}"])
+                experiment.changed({setting: value})
             except ConfigError as error:
-                mistakes.append(f"space.{setting}, value {value}: {error}")
+                mistakes.append(f"{where}, value {value}: {error}")
                 break
+    mistakes += [f"start.{setting}: the space does not have it" for setting in sweep.start.keys() - sweep.space.keys()]
     if mistakes:
         raise ConfigError("\n".join([f"{path}: the experiment does not take what the sweep would try", *mistakes]))
     return sweep

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import psutil
 
@@ -25,8 +27,20 @@ _PROCESS, _HOST, _KEY = "cprfl.process", "cprfl.host", "cprfl.training_key"
 
 
 def tracking_uri(output_dir: str) -> str:
-    """The server or store named by ``MLFLOW_TRACKING_URI``, or a sqlite file under ``output_dir``."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_store(output_dir)}/mlflow.db"
+    """The server or store named by ``MLFLOW_TRACKING_URI``, or a sqlite file under ``output_dir``.
+
+    A name and password in the variable go where MLflow looks for them too: a URI is printed and stored.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return f"sqlite:///{_store(output_dir)}/mlflow.db"
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and "@" in parts.netloc:
+        credentials, _, host = parts.netloc.rpartition("@")
+        name, _, password = credentials.partition(":")
+        os.environ |= {"MLFLOW_TRACKING_USERNAME": unquote(name), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
+        os.environ["MLFLOW_TRACKING_URI"] = uri = urlunsplit(parts._replace(netloc=host))
+    return uri
 
 
 def _store(output_dir: str) -> Path:
@@ -102,16 +116,16 @@ def run(
 
     experiment_id = open_store(experiment)
     uri = mlflow.get_tracking_uri()
-    own = {_PROCESS: f"{os.getpid()}@{psutil.Process().create_time():.0f}", _HOST: socket.gethostname()}
     mlflow.set_system_metrics_sampling_interval(5)
     try:
         with mlflow.start_run(
             run_id=run_id, experiment_id=experiment_id, run_name=experiment.name, log_system_metrics=own_metrics
         ) as active:
-            mlflow.set_tags({**own, **_source_tags(), "protocol": experiment.protocol, **(tags or {})})
-            settings = experiment.model_dump(mode="json", exclude={"variants"})
-            mlflow.log_params(flatten(settings))
-            mlflow.log_dict(settings, "experiment.yaml")
+            mlflow.set_tags({**process_tags(), **_source_tags(), "protocol": experiment.protocol, **(tags or {})})
+            if run_id is None:  # what an earlier run was made with stands there
+                settings = experiment.model_dump(mode="json", exclude={"variants"})
+                mlflow.log_params({mlflow_name(name): value for name, value in flatten(settings).items()})
+                mlflow.log_dict(settings, "experiment.yaml")
             sink = metrics_sink(experiment, active.info.run_id)
             sink.flush()
             yield sink
@@ -120,6 +134,11 @@ def run(
         if answers(uri):
             raise
         raise unreachable(uri, "stopped answering") from None
+
+
+def process_tags() -> dict[str, str]:
+    """Of a run that this process writes: where it is gone, the next command closes the run."""
+    return {_PROCESS: f"{os.getpid()}@{psutil.Process().create_time():.0f}", _HOST: socket.gethostname()}
 
 
 def metrics_sink(experiment: Experiment, run_id: str) -> MetricsSink:
@@ -171,6 +190,11 @@ def training_tag(key: str) -> dict[str, str]:
     return {_KEY: key}
 
 
+def mlflow_name(name: str) -> str:
+    """The name of a metric or parameter with what MLflow does not take in names (``AP/fish & chips``) replaced."""
+    return "/".join(re.sub(r"[^\w\-. :]", "_", part).strip(" .") or "_" for part in name.split("/"))
+
+
 def log_tags(tags: dict[str, str]) -> None:
     """Tag the active run."""
     import mlflow
@@ -189,7 +213,7 @@ def log_results(metrics: dict[str, float], *artifacts: Path) -> None:
     """Log metrics that come once, and files, to the active run."""
     import mlflow
 
-    mlflow.log_metrics(metrics)
+    mlflow.log_metrics({mlflow_name(name): value for name, value in metrics.items()})
     for artifact in artifacts:
         (mlflow.log_artifacts if artifact.is_dir() else mlflow.log_artifact)(
             str(artifact), *([artifact.name] if artifact.is_dir() else [])

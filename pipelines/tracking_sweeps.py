@@ -9,6 +9,7 @@ from typing import Any
 
 from cprfl.data.files import write_json
 from pipelines.metrics_sink import MetricsSink, client
+from pipelines.tracking import process_tags
 
 _PARENT = "mlflow.parentRunId"
 
@@ -34,13 +35,21 @@ class TrialRuns:
         runs = self.runs
         if trial in runs:
             client().update_run(runs[trial], status="RUNNING")
+            for name, value in process_tags().items():
+                client().set_tag(runs[trial], name, value)
             return
         parent = client().get_run(self.parent)
-        tags = {_PARENT: self.parent, "trial": trial, "mlflow.runName": f"{parent.info.run_name}-{trial}"}
+        tags = {**process_tags(), _PARENT: self.parent, "trial": trial}
+        tags["mlflow.runName"] = f"{parent.info.run_name}-{trial}"
         run = client().create_run(parent.info.experiment_id, tags=tags)
         write_json(self.record, {**runs, trial: run.info.run_id})
         for name, value in settings.items():
             client().log_param(run.info.run_id, name, value)
+
+    def flush(self) -> None:
+        """Send what an earlier process could not."""
+        for trial in self.runs:
+            self._sink(trial).flush()
 
     def log(self, trial: str, metrics: dict[str, float], epoch: int) -> None:
         """Log the metrics of one epoch."""

@@ -16,6 +16,7 @@ from torch import nn
 
 from cprfl import errors
 from cprfl.data.files import fingerprint, write_json
+from cprfl.data.images import image_stamps
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import TEST, TRAIN, Manifest
 from cprfl.encoders.text import TextEmbeddings
@@ -54,11 +55,11 @@ class _Task:
 
 def training_key(experiment: Experiment, prepared: Prepared) -> str:
     """Names one training: a run interrupted under this key is resumed, a changed one starts anew."""
-    data = [
-        Path(prepared.features or "images").name,
-        prepared.read_manifest().digest,
-        Path(prepared.text_embeddings).stem,
-    ]
+    manifest = prepared.read_manifest()
+    images: list[object] = [Path(prepared.features).name]
+    if not prepared.features:  # the name of the features says which images and which encoder; here nothing else does
+        images = [prepared.encoder_fingerprint(experiment), image_stamps(manifest.uris)]
+    data = [images, manifest.digest, Path(prepared.text_embeddings).stem]
     return fingerprint([experiment.training_fingerprint, data])
 
 
@@ -95,9 +96,9 @@ def train(experiment: Experiment, prepared: Prepared, sink: MetricsSink) -> Path
     return _keep(Path(best.path), experiment.folder / CHECKPOINT)
 
 
-def forget(experiment: Experiment) -> None:
-    """Remove what going on with a training needs, once its results are safe."""
-    shutil.rmtree(experiment.folder / "ray", ignore_errors=True)
+def forget(experiment: Experiment, key: str) -> None:
+    """Remove what going on with this training needs, once its results are safe."""
+    shutil.rmtree(experiment.folder / "ray" / key, ignore_errors=True)
 
 
 def fit_trainer(trainer: TorchTrainer, folder: Path) -> Result:

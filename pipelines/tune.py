@@ -29,7 +29,7 @@ from pipelines.trials import train_trial
 if TYPE_CHECKING:
     from ray.tune import Callback, ResultGrid
 
-BEST, _PARENT_RUN, _TRIAL_RUNS, _SWEEP = "best.yaml", "run.json", "trial_runs.json", "sweep.yaml"
+BEST, _PARENT_RUN, _TRIAL_RUNS, _SWEEP, _DONE = "best.yaml", "run.json", "trial_runs.json", "sweep.yaml", "done"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,14 @@ def tune(experiment: Experiment, sweep: SweepConfig, *, resume: bool = False) ->
     settings, value = search(experiment, sweep.around(experiment), resume=resume)
     winner = experiment.changed(settings)
     print(f"{experiment.name}: best {sweep.metric} {value:.2f} with {settings}", file=sys.stderr)
-    return SweepResult(settings, value, run_one(winner, registered=True, tags={"sweep": "winner"}))
+    evaluation = run_one(winner, registered=True, tags={"sweep": "winner"})
+    finish(experiment)
+    return SweepResult(settings, value, evaluation)
+
+
+def finish(experiment: Experiment) -> None:
+    """Write down that the newest sweep's winner is trained, so that nothing goes on with the sweep."""
+    (_newest(experiment) / _DONE).touch()
 
 
 def search(experiment: Experiment, sweep: SweepConfig, *, resume: bool = False) -> tuple[dict[str, Any], float]:
@@ -75,21 +82,27 @@ def search(experiment: Experiment, sweep: SweepConfig, *, resume: bool = False) 
     """
     tracking.open_store(experiment)
     folder = _folder(experiment, sweep, resume)
+    if (folder / BEST).exists():  # only the winner's training was interrupted
+        best = yaml.safe_load((folder / BEST).read_text())
+        return best["settings"], best["value"]
     cluster.connect(dashboard=True)
+    cluster.check_shared(experiment.folder)
     prepared = preprocess(trial_experiment(experiment, sweep, {}))  # once, before the trials
     parts = _folds(prepared, sweep.folds, experiment.seed, folder) if sweep.folds else [prepared]
     earlier = tracking.read_run_id(folder / _PARENT_RUN)
     with tracking.run(experiment, run_id=earlier, tags={"sweep": folder.name}, own_metrics=False) as sink:
         write_json(folder / _PARENT_RUN, {"run_id": sink.run_id})
         tracking.log_json(sweep.model_dump(mode="json", exclude_none=True), "sweep.yaml")
-        results = _search(experiment, sweep, parts, folder, TrialRuns(sink, folder / _TRIAL_RUNS))
+        runs = TrialRuns(sink, folder / _TRIAL_RUNS)
+        runs.flush()
+        results = _search(experiment, sweep, parts, folder, runs)
         if not len(results) or all(result.error for result in results):
             raise SweepError(f"{folder}: no trial succeeded; MLflow has the error of each (tag error)")
         best = results.get_best_result(sweep.metric, "max", scope="last")
         settings, value = dict(best.config or {}), float((best.metrics or {})[sweep.metric])
-        with write_aside(folder / BEST) as aside:
-            aside.write_text(yaml.safe_dump(settings))
         log_sweep(sweep.metric, _trials(results, sweep), settings, value)
+        with write_aside(folder / BEST) as aside:
+            aside.write_text(yaml.safe_dump({"settings": settings, "value": value}))
     return settings, value
 
 
@@ -109,15 +122,19 @@ def _folds(prepared: Prepared, folds: int, seed: int, folder: Path) -> list[Prep
 
 
 def interrupted(experiment: Experiment, sweep: SweepConfig) -> bool:
-    """Whether the newest sweep of the experiment has no winner, and is this one with these settings."""
+    """Whether the newest sweep of the experiment has no trained winner, and is this one with these settings."""
     found = _newest_open(experiment)
     return found is not None and (found / _SWEEP).read_text() == _described(experiment, sweep)
 
 
+def _newest(experiment: Experiment) -> Path:
+    return max((experiment.folder / "sweeps").glob("*"))
+
+
 def _newest_open(experiment: Experiment) -> Path | None:
-    """The folder of the newest sweep, if trials of it were started and it has no winner."""
+    """The folder of the newest sweep, if trials of it were started and its winner is not trained."""
     newest = max((experiment.folder / "sweeps").glob("*"), default=None)
-    started = newest is not None and (newest / "tune" / "tuner.pkl").exists() and not (newest / BEST).exists()
+    started = newest is not None and (newest / "tune" / "tuner.pkl").exists() and not (newest / _DONE).exists()
     return newest if started else None
 
 
@@ -126,7 +143,7 @@ def _described(experiment: Experiment, sweep: SweepConfig) -> str:
 
 
 def _folder(experiment: Experiment, sweep: SweepConfig, resume: bool) -> Path:
-    """A new sweep's folder, or the newest one's that has no winner."""
+    """A new sweep's folder, or the newest one's that is not done."""
     root = experiment.folder / "sweeps"
     if not resume:
         folder = root / time.strftime("%Y%m%d-%H%M%S")
@@ -227,8 +244,9 @@ def _scheduler(sweep: SweepConfig, epochs: int) -> Any:
         return FIFOScheduler()
     if sweep.scheduler == "pbt":
         return PopulationBasedTraining(
-            time_attr="epoch", perturbation_interval=sweep.perturb_epochs, hyperparam_mutations=_space(sweep)
-        )
+            time_attr="epoch", perturbation_interval=sweep.perturb_epochs, hyperparam_mutations=_space(sweep),
+            custom_explore_fn=lambda settings: {name: sweep.space[name].clipped(v) for name, v in settings.items()},
+        )  # fmt: skip
     last = epochs * (sweep.folds or 1)
 
     class Asha(ASHAScheduler):

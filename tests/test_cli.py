@@ -58,9 +58,15 @@ def test_train_evaluate_and_predict_one_after_the_other(
 ) -> None:
     status, out, _ = call(monkeypatch, capsys, "train", str(small_config))
     assert (status, out.strip()) == (0, f"checkpoint  {tmp_path}/outputs/small/checkpoint")
-    status, out, _ = call(monkeypatch, capsys, "evaluate", str(small_config))
+    # Settings that played no part in the training may differ: the run's parameters stay what it was trained with.
+    status, out, _ = call(monkeypatch, capsys, "evaluate", str(small_config), "--set", "promotion.min_gain=1")
     assert status == 0
     assert "small" in out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")
+    status, _, err = call(monkeypatch, capsys, "evaluate", str(small_config))
+    assert status == 2
+    assert "or one of another MLflow store" in err
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     checkpoint, image = str(tmp_path / "outputs" / "small" / "checkpoint"), str(photos / "00.png")
     status, out, _ = call(monkeypatch, capsys, "predict", checkpoint, image, "--json")
     assert status == 0

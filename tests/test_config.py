@@ -82,6 +82,11 @@ def test_a_mistake_says_where_and_what_would_be_right(small_config: Path, overri
     assert message in mistakes(small_config, override)
 
 
+def test_results_are_written_to_a_file_system(small_config: Path) -> None:
+    with pytest.raises(ConfigError, match="output_dir must be a folder"):
+        load(small_config, ["output_dir=s3://bucket/outputs"])
+
+
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     assert "nowhere.yaml: configuration file not found" in mistakes(tmp_path / "nowhere.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")

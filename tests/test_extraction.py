@@ -135,6 +135,22 @@ def test_exif_orientation_is_applied_and_bombs_are_refused(tmp_path: Path, monke
         open_image(str(tmp_path / "r.jpg"))
 
 
+def test_no_flipped_bit_ends_a_run(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "camera"
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (8, 4), (9, 99, 199)).save(path, exif=exif)
+    content = path.read_bytes()
+    refused = 0
+    for bit in range(8 * 120):  # EXIF and the first tables
+        path.write_bytes(bytes([*content[: bit // 8], content[bit // 8] ^ (1 << bit % 8), *content[bit // 8 + 1 :]]))
+        try:
+            open_image(str(path))
+        except UnreadableImageError:
+            refused += 1
+    assert refused
+
+
 def command(config: Path, *overrides: str) -> list[str]:
     """`cprfl preprocess` with many views, which make many shards and take some seconds."""
     options = [option for value in ("encoder.views=64", *overrides) for option in ("--set", value)]

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from cprfl.data import feature_store
 from cprfl.data.batches import Batch, Views
-from cprfl.data.feature_store import FeatureStore, StoreInProgress, StoreKey
+from cprfl.data.feature_store import FeatureStore, StoreInProgress, StoreKey, prune_unfinished
 from cprfl.data.shards import Features, write_shard
 from cprfl.data.storage import Folder
 from cprfl.errors import FeatureStoreError, StorageError
@@ -182,6 +182,28 @@ def test_no_damage_passes_silently(tmp_path: Path, where: float, bit: int, trunc
     path.write_bytes(content)
 
 
+def test_a_damaged_description_is_named_and_made_anew(tmp_path: Path) -> None:
+    key = key_of(23)
+    store = fill(str(tmp_path), key)
+    path = Path(store.folder.uri) / "store.json"
+    whole = path.read_text()
+    for damaged in (whole.replace('"views"', '"vlews"'), whole.replace('"random"', '"ramdom"'), "[]", whole[:50]):
+        if damaged == whole:
+            continue
+        path.write_text(damaged)
+        with pytest.raises(FeatureStoreError, match=r"store\.json: damaged|format version"):
+            FeatureStore.open(store.folder.uri)
+    assert prune_unfinished(store.folder) == ["store.json"]
+    target = StoreInProgress(str(tmp_path), key, {})
+    shard = Path(target.folder.uri) / store.description["shards"][1]["file"]
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-9])
+    with pytest.raises(FeatureStoreError, match=rf"{shard.name}: damaged shard"):
+        target.finish()
+    shard.write_bytes(content)
+    target.finish().verify()
+
+
 def test_what_is_wrong_is_named_and_pruned(root: str) -> None:
     key = key_of(23)
     store = fill(root, key)
@@ -199,7 +221,7 @@ def test_what_is_wrong_is_named_and_pruned(root: str) -> None:
         FeatureStore.open(store.folder.uri)
     store = fill(root, key)
     store.folder.write("store.json", json.dumps(store.description | {"version": 1}).encode())
-    with pytest.raises(FeatureStoreError, match="format version 1, this program reads 2"):
+    with pytest.raises(FeatureStoreError, match="format version 1, this program reads 3"):
         FeatureStore.open(store.folder.uri)
     store.folder.write("store.json", b"{")
     with pytest.raises(FeatureStoreError, match="store.json: damaged"):

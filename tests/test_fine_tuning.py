@@ -24,6 +24,8 @@ from cprfl.training.optimizer import adamw
 from cprfl.training.sources import ImageFiles
 from pipelines import run as stages
 from pipelines.import_published import _by_position, import_published
+from pipelines.preprocess import preprocess
+from pipelines.train import training_key
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -81,8 +83,9 @@ def load_small(tmp_path: Path, photos: Path):  # type: ignore[no-untyped-def]
 def test_a_fine_tuned_run_is_evaluated_with_its_own_encoder(small_config: Path, photos: Path) -> None:
     experiment = load(
         small_config,
-        ["train.backbone=finetune", "model.standardize=false", "train.epochs=2", "train.finetune.num_processes=0"],
-    )
+        ["train.backbone=finetune", "model.standardize=false", "train.epochs=2", "train.finetune.num_processes=0",
+         "resources.num_workers=2", "resources.cpus_per_worker=1"],
+    )  # fmt: skip
     result = stages.run(experiment)["small"]
     assert "mAP" in result.metrics
     predictor = Predictor.load(experiment.folder / "checkpoint")
@@ -91,6 +94,18 @@ def test_a_fine_tuned_run_is_evaluated_with_its_own_encoder(small_config: Path, 
     scores = predictor.predict([open_image(str(photos / "20.png"))])
     assert scores.shape == (1, 3)
     assert not (experiment.cache_dir / "features").exists()
+
+
+def test_a_replaced_image_or_encoder_is_another_training(own_config: Path, own_photos: Path) -> None:
+    def key(*overrides: str) -> str:
+        experiment = load(own_config, ["train.backbone=finetune", "model.standardize=false", *overrides])
+        return training_key(experiment, preprocess(experiment))
+
+    first = key()
+    assert key() == first
+    assert key("encoder.image_size=32") != first
+    Image.new("RGB", (64, 48)).save(own_photos / "03.png")
+    assert key() != first
 
 
 def test_what_fine_tuning_cannot_do_is_said(own_config: Path, own_photos: Path) -> None:
@@ -126,6 +141,7 @@ def test_a_published_checkpoint_becomes_one_of_ours(small_config: Path, tmp_path
         ["encoder.model=resnet50", "model.standardize=false", "model.num_heads=2", "train.backbone=finetune"],
     )
     folder = import_published(str(tmp_path / "published.pt"), experiment)
+    assert stages.evaluate_stage(experiment).metrics["mAP"] > 0
     predictor = Predictor.load(folder)
     image = torch.rand(1, 3, 64, 64)
     text = experiment.text_encoder.embed(tuple(predictor.class_names), tmp_path).embeddings_CM

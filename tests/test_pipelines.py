@@ -23,6 +23,7 @@ from cprfl.experiment import Experiment, load
 from pipelines import run as stages
 from pipelines import tracking
 from pipelines.preprocess import preprocess
+from pipelines.train import forget
 
 
 def runs(experiment: Experiment) -> list[Any]:
@@ -128,6 +129,27 @@ def test_runs_of_killed_processes_are_closed(small_config: Path) -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     with tracking.run(experiment):
         assert sorted(run.info.status for run in runs(experiment)) == ["FAILED", "RUNNING"]
+
+
+def test_names_and_uris_are_brought_to_what_mlflow_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    for name in ("AP/kitchen & dining (table)", "AP/l'été", "AP/a//b", "AP/..", "AP/x."):
+        _validate_metric_name(tracking.mlflow_name(name))
+    assert tracking.mlflow_name("AP/hot dog") == "AP/hot dog"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:se%2Fcret@host:5000/x")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
+    assert tracking.tracking_uri("outputs") == os.environ["MLFLOW_TRACKING_URI"] == "https://host:5000/x"
+    assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("me", "se/cret")
+
+
+def test_only_what_one_training_needs_is_forgotten(small_config: Path) -> None:
+    experiment = load(small_config)
+    for key in ("this", "another"):
+        (experiment.folder / "ray" / key).mkdir(parents=True)
+    forget(experiment, "this")
+    assert [folder.name for folder in (experiment.folder / "ray").iterdir()] == ["another"]
 
 
 def test_a_server_that_does_not_answer_is_named_at_once(small_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

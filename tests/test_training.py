@@ -138,6 +138,11 @@ def test_features_and_losses_that_are_not_finite_name_the_images() -> None:
     broken.linear.bias.data[0] = float("nan")
     with pytest.raises(NonFiniteError, match=r"the loss is nan on images (\d+, ){7}\d+; lower train.lr"):
         train(InMemory(), broken)
+    torn = LinearProbe(8, 5, gain=0.0)  # a finite loss, and a decay that makes the weights infinite
+    torn.linear.weight.data.fill_(1e20)
+    with pytest.raises(NonFiniteError, match=r"the weights are NaN or infinite after the step on images \d+"):
+        fit(torn, AsymmetricLoss(), InMemory(), TrainConfig(batch_size=1000, lr=1e28), seed=0, worker=CPU,
+            on_epoch_end=lambda _: pytest.fail("an epoch with bad weights was kept"))  # fmt: skip
 
 
 @pytest.mark.slow

@@ -40,11 +40,17 @@ def sweep_file(path: Path, **values: object) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_a_sweep_is_one_parent_with_a_child_per_trial(small_config: Path, tmp_path: Path) -> None:
+def test_a_sweep_is_one_parent_with_a_child_per_trial(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experiment = load(small_config)
     space = {**SPACE, "train.lr": {"choice": [0.003, 1e30]}}
     sweep = load_sweep(sweep_file(tmp_path / "s.yaml", space=space, trials=3), small_config, [])
-    result = tune(experiment, sweep)
+    with monkeypatch.context() as patched:
+        patched.setattr("pipelines.tune.run_one", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("crash")))
+        with pytest.raises(RuntimeError, match="crash"):
+            tune(experiment, sweep)
+    result = tune(experiment, sweep, resume=True)  # the winner is trained, and no trial once more
     assert result.settings.keys() == space.keys()
     assert result.settings["train.lr"] == 0.003
     parent, children = runs(experiment)
@@ -132,6 +138,12 @@ def test_mistakes_are_found_before_anything_starts(small_config: Path, tmp_path:
     ]:
         with pytest.raises(ConfigError, match=wrong):
             load_sweep(sweep_file(tmp_path / "s.yaml", **values), small_config, [])
+    space = {"model.dim": {"uniform": [64, 256]}, "model.dropout": {"uniform": [0.1, 0.2]}}
+    with pytest.raises(ConfigError, match=r"(?s)space.model.dim, value 125.*start.model.dropout, value 2.*start.train"):
+        values = {"space": space, "start": {"model.dropout": 2.0, "train.lr": 1.0}}
+        load_sweep(sweep_file(tmp_path / "s.yaml", **values), small_config, [])
+    nullable = {"train.clip_norm": {"choice": [None, 1.0]}}
+    load_sweep(sweep_file(tmp_path / "s.yaml", space=nullable), small_config, [])
     with pytest.raises(ConfigError, match="sweep file not found"):
         load_sweep(tmp_path / "none.yaml", small_config, [])
     with pytest.raises(SweepError, match="no interrupted sweep here"):

@@ -95,7 +95,7 @@ class StoreInProgress:
         """Describe the store, all of whose shards are there, and open it."""
         names = [shard_name(number) for number in range(len(self.key.shards()))]
         with ThreadPoolExecutor(_READERS) as pool:
-            footers = list(pool.map(lambda name: read_footer(self.folder, name), names))
+            footers = list(pool.map(self._footer, names))
         metadata = footers[0][1]
         description = {
             "version": VERSION,
@@ -110,8 +110,15 @@ class StoreInProgress:
             "bad_images": [bad for _, footer in footers for bad in footer["bad_images"]],
             "shards": [{"file": name, "rows": rows} for name, (rows, _) in zip(names, footers, strict=True)],
         }
+        description["checksum"] = fingerprint(description)
         self.folder.write(DESCRIPTION, (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
         return FeatureStore.open(self.folder.uri)
+
+    def _footer(self, name: str) -> tuple[int, dict[str, Any]]:
+        try:
+            return read_footer(self.folder, name)
+        except DamagedShardError as error:
+            raise FeatureStoreError(f"{self.folder.uri}/{name}: {error}; {_mend(self.folder)}") from None
 
 
 class FeatureStore:
@@ -142,13 +149,15 @@ class FeatureStore:
                 f"{uri}: no finished feature store here; `cprfl preprocess CONFIG` makes or finishes it"
             )
         try:
-            description = json.loads(folder.read(DESCRIPTION))
-        except ValueError as error:
+            description = dict(json.loads(folder.read(DESCRIPTION)))
+        except (ValueError, TypeError) as error:
             raise FeatureStoreError(f"{uri}/{DESCRIPTION}: damaged ({error}); {_mend(folder)}") from None
         if description.get("version") != VERSION:
             raise FeatureStoreError(
                 f"{uri}: format version {description.get('version')}, this program reads {VERSION}; {_mend(folder)}"
             )
+        if description.pop("checksum", None) != fingerprint(description):
+            raise FeatureStoreError(f"{uri}/{DESCRIPTION}: damaged (its content has changed); {_mend(folder)}")
         for shard in description["shards"]:
             if shard["file"] not in files:
                 raise FeatureStoreError(f"{uri}/{shard['file']}: shard missing; {_mend(folder)}")

@@ -21,7 +21,7 @@ import xxhash
 from cprfl.data.images import BadImage
 from cprfl.data.storage import Folder
 
-VERSION = 2
+VERSION = 3
 ROWS_PER_SHARD = 128
 _WRITTEN_AT_ONCE = 400_000  # bytes: pages of this size stay in the processor's cache, twice as fast as whole shards
 _METADATA = b"cprfl.features"
@@ -163,10 +163,17 @@ def shard_numbers(folder: Folder) -> set[int]:
 
 
 def read_footer(folder: Folder, name: str) -> tuple[int, dict[str, Any]]:
-    """Rows and our metadata of a shard."""
-    with folder.open(name) as file:
-        parquet = pq.ParquetFile(file)
-        return parquet.metadata.num_rows, json.loads(parquet.schema_arrow.metadata[_METADATA])
+    """Rows and our metadata of a shard.
+
+    Raises:
+        DamagedShardError: where its footer cannot be read.
+    """
+    try:
+        with folder.open(name) as file:
+            parquet = pq.ParquetFile(file)
+            return parquet.metadata.num_rows, dict(json.loads((parquet.schema_arrow.metadata or {})[_METADATA]))
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        raise DamagedShardError(f"damaged shard ({type(error).__name__} in its footer)") from None
 
 
 def is_whole(folder: Folder, name: str) -> bool:
@@ -174,8 +181,8 @@ def is_whole(folder: Folder, name: str) -> bool:
     if not _NAME.fullmatch(name):
         return False
     try:
-        return bool(read_footer(folder, name)[1]["version"] == VERSION)
-    except (OSError, ValueError, KeyError, pa.ArrowException):
+        return bool(read_footer(folder, name)[1].get("version") == VERSION)
+    except DamagedShardError:
         return False
 
 

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cprfl.config import DataPath
 from cprfl.encoders.image import STATISTICS, ImageEncoder, ImageEncoderConfig, freeze
-from cprfl.encoders.weights import check_keys, from_hub, load_weights
+from cprfl.encoders.weights import from_hub, load_into, load_weights
 from cprfl.errors import WeightsError
 from cprfl.torchvision_cpu import ensure_torchvision
 
@@ -81,6 +81,8 @@ def _load(config: CnnEncoder.Config) -> nn.Module:
             lambda: tags[source].get_state_dict(check_hash=True, weights_only=True),
             config.model, source, "encoder.weights",
         )  # fmt: skip
-    head = {name: value for name, value in cnn.state_dict().items() if name.startswith(("fc.", "classifier."))}
-    check_keys(cnn.load_state_dict(head | state, strict=False), source, config.model)  # a file may lack the classifier
+    classifier = ("fc.", "classifier.")  # which is not used: a file may lack it, or have one of its own
+    unused = {name: value for name, value in cnn.state_dict().items() if name.startswith(classifier)}
+    used = {name: value for name, value in state.items() if not name.startswith(classifier)}
+    load_into(cnn, unused | used, source, config.model)
     return cnn

@@ -43,8 +43,8 @@ class ImageEncoderConfig(Config):
     ``resize``: squash the whole image into the square, or resize its shorter side and crop the centre (which loses
     objects at the edges). ``normalize``: colour statistics; ``none`` feeds [0, 1] as the released CPRFL does.
     ``pool``: average the grid to pool x pool cells. ``views``: 1 plain view and views - 1 augmented ones.
-    ``num_workers``: copies of the encoder that extract features at the same time; one per GPU, or per machine where
-    there is none, unless given.
+    ``num_workers``: copies of the encoder that extract features at the same time; one per GPU, or where there is none
+    one per CPU and at most eight per machine, unless given.
     """
 
     image_size: PositiveInt | None = None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from cprfl.errors import WeightsError
 
@@ -59,9 +59,23 @@ def from_hub(load: Callable[[], Loaded], model: str, tag: str, setting: str) -> 
         ) from None
 
 
-def check_keys(problems: object, path: str, model: str) -> None:
-    """Refuse a state dict that does not fit its model (``problems`` is what ``load_state_dict`` gave)."""
-    missing, unexpected = list(problems.missing_keys), list(problems.unexpected_keys)  # type: ignore[attr-defined]
+def load_into(module: nn.Module, state: Mapping[str, Tensor], path: str, model: str) -> None:
+    """Load a state dict that must fit its model.
+
+    Args:
+        module: the model.
+        state: all of its weights.
+        path: where they came from.
+        model: its name.
+
+    Raises:
+        WeightsError: naming weights that are missing, unknown, or of another shape, with both shapes.
+    """
+    try:
+        problems = module.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise WeightsError(f"{path}: does not fit {model}: {str(error).splitlines()[-1].strip()}") from None
+    missing, unexpected = problems.missing_keys, problems.unexpected_keys
     if missing or unexpected:
         raise WeightsError(
             f"{path}: does not fit {model}: {len(missing)} weights missing ({', '.join(missing[:3])}), "

@@ -147,6 +147,7 @@ class CPRFL(nn.Module):
             renamed |= {ours + name.removeprefix(theirs): v for name, v in state.items() if name.startswith(theirs)}
         needed = (
             "visual.weight",
+            "prompt.0.weight",
             "prompt.3.weight",
             "interaction.blocks.0.to_query.weight",
             "interaction.blocks.0.mlp.0.weight",
@@ -158,6 +159,9 @@ class CPRFL(nn.Module):
                 f"not a published CPRFL checkpoint: unknown weights {unknown[:5]}, expected fc.0, label_emb.0, "
                 "label_emb.3, attention.layers.0.{0,1} and Backbone"
             )
+        inner = len(renamed["interaction.blocks.0.to_query.weight"])
+        if inner % num_heads:
+            raise ShapeError(f"num_heads={num_heads} does not divide the checkpoint's attention width {inner}")
         dim, feature_dim = renamed["visual.weight"].shape
         hidden, text_dim = renamed["prompt.0.weight"].shape
         if text_embeddings.ndim != 2 or text_embeddings.shape[1] != text_dim:
@@ -169,7 +173,7 @@ class CPRFL(nn.Module):
             feature_dim,
             dim=dim,
             num_heads=num_heads,
-            head_dim=renamed["interaction.blocks.0.to_query.weight"].shape[0] // num_heads,
+            head_dim=inner // num_heads,
             mlp_dim=renamed["interaction.blocks.0.mlp.0.weight"].shape[0],
             tau=hidden / dim,
         ).to(renamed["visual.weight"].dtype)

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cprfl.errors import NonFiniteError
+from cprfl.models.fine_tuned import FineTuned
 from cprfl.training.checkpoint import TrainingState
 from cprfl.training.config import TrainConfig
 from cprfl.training.ema import Ema
@@ -107,6 +108,10 @@ def fit(
             with _autocast(config, worker.device):
                 logits = network(_on_device(inputs, worker.device))
                 batch_loss = loss(logits, targets_BC.expand_as(logits))
+            batch_losses.append(batch_loss.detach())
+            batch_ids.append(image_ids)
+            if worker.device.type == "cpu":  # elsewhere looking at a loss makes the host wait for the device
+                _check_losses(batch_losses[-1:], batch_ids[-1:])
             optimizer.zero_grad(set_to_none=True)
             batch_loss.backward()
             if config.clip_norm is not None:
@@ -114,11 +119,8 @@ def fit(
             optimizer.step()
             schedule.step()
             ema.update()
-            batch_losses.append(batch_loss.detach())
-            batch_ids.append(image_ids)
-            if worker.device.type == "cpu":  # elsewhere looking at a loss makes the host wait for the device
-                _check_losses(batch_losses[-1:], batch_ids[-1:])
         _check_losses(batch_losses, batch_ids)
+        _check_weights(model, batch_ids[-1])
         losses = torch.stack(batch_losses)
         weights = ema.state_dict() if config.ema_decay > 0 else model.state_dict()
         metrics = {
@@ -138,7 +140,8 @@ def _distributed(model: nn.Module, worker: Worker) -> nn.Module:
     if worker.world_size == 1:
         return model
     devices = [worker.device] if worker.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=devices)
+    unused = isinstance(model, FineTuned)  # an encoder's own summary of the image, which no loss depends on
+    return nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)
 
 
 def _compiled(network: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
@@ -174,6 +177,16 @@ def _check_losses(losses: list[Tensor], batch_ids: list[Sequence[str]]) -> None:
         step = int((~finite).nonzero()[0])
         raise NonFiniteError(
             f"the loss is {float(losses[step])} on images {_listed(batch_ids[step])}; lower train.lr, or set "
+            "train.precision=float32; the last good checkpoint is kept"
+        )
+
+
+def _check_weights(model: nn.Module, last_ids: Sequence[str]) -> None:
+    """The last step of an epoch may break weights whose loss was finite."""
+    norms = torch._foreach_norm([parameter.detach() for parameter in model.parameters()])
+    if not torch.isfinite(torch.stack(norms)).all():
+        raise NonFiniteError(
+            f"the weights are NaN or infinite after the step on images {_listed(last_ids)}; lower train.lr, or set "
             "train.precision=float32; the last good checkpoint is kept"
         )
 

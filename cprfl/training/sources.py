@@ -13,6 +13,7 @@ from cprfl.data.feature_store import FeatureStore
 from cprfl.data.images import open_image
 from cprfl.data.manifest import Manifest
 from cprfl.encoders.image import ImageEncoder
+from cprfl.errors import UnreadableImageError
 from cprfl.training.augmentation import AugmentationConfig, augment
 
 
@@ -119,7 +120,11 @@ class ImageFiles:
             num_workers=self.num_processes,
             pin_memory=torch.cuda.is_available(),
         )
-        yield from loader
+        try:
+            yield from loader
+        except UnreadableImageError as error:  # of a process that decodes, with its traceback before it
+            last = str(error).strip().splitlines()[-1]
+            raise UnreadableImageError(last.split("UnreadableImageError: ")[-1]) from None
 
 
 class _Decoded(Dataset[tuple[Tensor, int]]):
@@ -129,7 +134,11 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
         self.source, self.seed = source, seed
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        image = open_image(self.source.manifest.uris[row])
+        uri = self.source.manifest.uris[row]
+        try:
+            image = open_image(uri)
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{uri}: {error}; it was readable when the run began") from None
         if self.source.augmentation is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed * 1_000_003 + row)
