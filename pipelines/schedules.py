@@ -99,7 +99,16 @@ def serve(path: Path, home: Path, port: int) -> None:
     Raises:
         ConfigError: for mistakes in the schedules, or a port that is taken: Dagster would go on without its UI.
     """
-    load_schedules(path)
+    from dagster import DagsterInvalidDefinitionError
+
+    schedules = load_schedules(path)
+    os.environ[SCHEDULES] = str(path.absolute())
+    try:
+        from pipelines.definitions import build
+
+        build(schedules)
+    except DagsterInvalidDefinitionError as error:  # a cron line or a time zone
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", port)) == 0:
             raise ConfigError(f"--port {port}: something listens there already; give another port")
@@ -109,6 +118,6 @@ def serve(path: Path, home: Path, port: int) -> None:
         settings.write_text(
             yaml.safe_dump({"telemetry": {"enabled": False}, "concurrency": {"runs": {"max_concurrent_runs": 1}}})
         )
-    os.environ |= {"DAGSTER_HOME": str(home), SCHEDULES: str(path.absolute())}
+    os.environ["DAGSTER_HOME"] = str(home)
     command = ["-m", "dagster", "dev", "-m", "pipelines.definitions", "-h", "127.0.0.1", "-p", str(port)]
     os.execv(sys.executable, [sys.executable, *command])

@@ -64,9 +64,7 @@ def open_store(experiment: Experiment) -> str:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = tracking_uri(experiment.output_dir)
     location = None
-    if uri.startswith(("http://", "https://")):
-        check_server(uri)
-    elif "MLFLOW_TRACKING_URI" not in os.environ:
+    if "MLFLOW_TRACKING_URI" not in os.environ:
         store = _store(experiment.output_dir)
         store.mkdir(parents=True, exist_ok=True)
         location = (store / "artifacts").as_uri()
@@ -81,8 +79,14 @@ def use_store(uri: str) -> None:
     """Point MLflow at a store, without the environment variable that it sets beside.
 
     With it, the next experiment of this process would take the store for one that the user named.
+
+    Raises:
+        TrackingError: where a server does not answer.
     """
     import mlflow
+
+    if uri.startswith(("http://", "https://")):
+        check_server(uri)
 
     named = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)

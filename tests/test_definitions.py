@@ -124,6 +124,7 @@ def test_the_shipped_schedules_load_and_mistakes_are_named(
     small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("CPRFL_SCHEDULES", "configs/schedules.yaml")  # which serve sets to its own
     Definitions.validate_loadable(definitions.build(load_schedules(Path("configs/schedules.yaml"))))
     file = tmp_path / "schedules.yaml"
     twice = [{"config": str(small_config), "cron": "0 3 * * 1"}] * 2
@@ -131,6 +132,8 @@ def test_the_shipped_schedules_load_and_mistakes_are_named(
         ({"schedules": twice}, "are both named small"),
         ({"schedules": [{"config": "nowhere.yaml", "cron": "0 3 * * 1"}]}, "configuration file not found"),
         ({"schedules": [{"config": str(small_config), "corn": "0 3 * * 1"}]}, "did you mean 'cron'"),
+        ({"schedules": [{"config": str(small_config), "cron": "61 3 * * 1"}]}, "(?i)invalid cron schedule '61 3"),
+        ({"schedules": [{"config": str(small_config), "cron": "0 3 * * 1", "timezone": "Europe/Berln"}]}, "Berln"),
     ]:
         file.write_text(yaml.safe_dump(values))
         with pytest.raises(ConfigError, match=wrong):
