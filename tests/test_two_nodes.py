@@ -138,8 +138,12 @@ def test_extraction_runs_on_both_nodes_and_survives_the_loss_of_one(
 ) -> None:
     root = tmp_path / "features"
     process = start(cluster, "preprocess", small_config, f"feature_dir={root}", "encoder.views=64")
+    deadline = time.monotonic() + 120
+    while len(workers_by_node("MapWorker")) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     wait_for_shards(root, 3)
-    assert len(workers_by_node("MapWorker")) == 2
     cluster.remove_node(second, allow_graceful=False)
     cluster.add_node(**NODE)
     ended(process)
