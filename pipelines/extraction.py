@@ -22,11 +22,12 @@ from typing import Any
 import numpy as np
 
 from cprfl import errors
-from cprfl.data.feature_store import FeatureStore, StoreInProgress, StoreKey
+from cprfl.data.feature_store import FeatureStore
 from cprfl.data.images import BadImage, image_stamps, report_bad_images
 from cprfl.data.manifest import Manifest
 from cprfl.data.shards import Features, shard_name, write_shard
 from cprfl.data.storage import Folder
+from cprfl.data.store_filling import StoreInProgress, StoreKey
 from cprfl.encoders.extraction import decode, encode
 from cprfl.encoders.image import ImageEncoder, Transform
 from cprfl.errors import UserError, WeightsError

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cprfl.data.feature_store import FeatureStore, prune_unfinished
+from cprfl.data.feature_store import FeatureStore
 from cprfl.data.storage import Folder, is_remote
+from cprfl.data.store_filling import prune_unfinished
 from cprfl.errors import FeatureStoreError
 from pipelines.preprocess import PREPARED
 

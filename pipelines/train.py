@@ -6,32 +6,29 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from cprfl import errors
 from cprfl.data.files import fingerprint, write_json
 from cprfl.data.images import image_stamps
 from cprfl.data.long_tail import class_counts
-from cprfl.data.manifest import TEST, TRAIN, Manifest
-from cprfl.encoders.text import TextEmbeddings
+from cprfl.data.manifest import TEST
 from cprfl.errors import ClusterError, UserError
 from cprfl.evaluation import evaluate
 from cprfl.experiment import Experiment
-from cprfl.models.base import ModelInputs, feature_statistics
-from cprfl.models.fine_tuned import FineTuned, grid_channels, split_weights
+from cprfl.models.fine_tuned import FineTuned, split_weights
 from cprfl.training.checkpoint import CheckpointInfo, load_info, load_state, save_checkpoint
 from cprfl.training.loop import EpochEnd, Worker, fit, predict
-from cprfl.training.sources import ImageFiles, StoredFeatures, TrainingSource
 from pipelines import cluster
 from pipelines.metrics_sink import MetricsSink
 from pipelines.preprocess import VALIDATION, Prepared
 from pipelines.tracking import follow_epochs
+from pipelines.training_setup import fine_tuned, frozen
 
 if TYPE_CHECKING:
     from ray.train import Result, ScalingConfig
@@ -211,7 +208,7 @@ def _fit_worker(task: dict[str, Any]) -> None:
     manifest, text = prepared.read_manifest(), prepared.read_text_embeddings()
     counts = class_counts(manifest)
     torch.manual_seed(experiment.seed)
-    setup = (_frozen if prepared.features else _fine_tuned)(experiment, prepared, manifest, text)
+    setup = (frozen if prepared.features else fine_tuned)(experiment, prepared, manifest, text)
     selection = TEST if experiment.protocol == "published" else VALIDATION
     watched = manifest.split(selection)
 
@@ -255,51 +252,4 @@ def _fit_worker(task: dict[str, Any]) -> None:
         setup.network, experiment.loss.build(counts, setup.source.num_images), setup.source, experiment.train,
         seed=experiment.seed, worker=worker, on_epoch_end=report, resume=resume,
         validate=validate if len(watched) else None,
-    )  # fmt: skip
-
-
-class _Setup(NamedTuple):
-    """What a worker trains, on what, and the network's inputs for all images of a split."""
-
-    network: nn.Module
-    source: TrainingSource
-    inputs: Callable[[str], Iterator[torch.Tensor]]
-    feature_dim: int
-    encoder_fingerprint: str
-
-
-def _frozen(experiment: Experiment, prepared: Prepared, manifest: Manifest, text: TextEmbeddings) -> _Setup:
-    store = prepared.open_features()
-    source = StoredFeatures(manifest.split(TRAIN), store, experiment.train.features_in_memory_mb * 2**20)
-    feature_dim = store.grid_shape[1]
-    unused = torch.zeros(feature_dim)
-    statistics = feature_statistics(source.in_order(256)) if experiment.model.standardize else (unused, unused)
-    model = experiment.model.build(ModelInputs(len(manifest.class_names), feature_dim, text.embeddings_CM, *statistics))
-
-    def inputs(split: str) -> Iterator[torch.Tensor]:
-        return StoredFeatures(manifest.split(split), store).in_order(256)
-
-    return _Setup(model, source, inputs, feature_dim, store.description["encoder_fingerprint"])
-
-
-def _fine_tuned(experiment: Experiment, prepared: Prepared, manifest: Manifest, text: TextEmbeddings) -> _Setup:
-    settings = experiment.train.finetune
-    encoder = experiment.encoder.build(experiment.cache_dir)
-    fingerprint_of_encoder, feature_dim = encoder.fingerprint(), grid_channels(encoder)
-    if settings.gradient_checkpointing:
-        encoder.checkpoint_gradients()
-    unknown = torch.zeros(
-        feature_dim
-    )  # statistics of features that change while training: nothing standardises by them
-    model = experiment.model.build(
-        ModelInputs(len(manifest.class_names), feature_dim, text.embeddings_CM, unknown, unknown)
-    )
-    source = ImageFiles(manifest.split(TRAIN), encoder, settings.augmentation, settings.num_processes)
-
-    def inputs(split: str) -> Iterator[torch.Tensor]:
-        plain = ImageFiles(manifest.split(split), encoder, num_processes=settings.num_processes)
-        return plain.in_order(experiment.encoder.batch_size)
-
-    return _Setup(
-        FineTuned(encoder, model, settings.batch_norm), source, inputs, feature_dim, fingerprint_of_encoder
     )  # fmt: skip

@@ -22,6 +22,7 @@ from cprfl.experiment import Experiment
 from pipelines import cluster, tracking
 from pipelines.preprocess import VALIDATION, Prepared, preprocess
 from pipelines.run import run_one
+from pipelines.search import scheduler, searcher, space
 from pipelines.sweep import SweepConfig, trial_experiment
 from pipelines.tracking_sweeps import TrialRuns, log_sweep
 from pipelines.trials import train_trial
@@ -180,17 +181,17 @@ def _search(
     )
     callback = _progress_callback(sweep, runs, experiment.train.epochs)
     drawn = sweep.search == "random" or sweep.scheduler == "pbt"
-    space = _space(sweep) if drawn else None  # Optuna's searcher has its own
+    param_space = space(sweep) if drawn else None  # Optuna's searcher has its own
     if (folder / "tune" / "tuner.pkl").exists():
-        tuner = ray_tune.Tuner.restore(str(folder / "tune"), trainable, param_space=space)
+        tuner = ray_tune.Tuner.restore(str(folder / "tune"), trainable, param_space=param_space)
     else:
         tuner = ray_tune.Tuner(
             trainable,
-            param_space=space,
+            param_space=param_space,
             tune_config=ray_tune.TuneConfig(
                 metric=sweep.metric, mode="max", num_samples=sweep.trials,
                 max_concurrent_trials=None if sweep.scheduler == "pbt" else sweep.max_concurrent,
-                search_alg=_searcher(sweep), scheduler=_scheduler(sweep, experiment.train.epochs),
+                search_alg=searcher(sweep), scheduler=scheduler(sweep, experiment.train.epochs),
                 trial_name_creator=lambda trial: str(trial.trial_id),
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
             ),
@@ -207,57 +208,6 @@ def _search(
             reason = next((line for line in reversed(error.splitlines()) if "cprfl.errors" in line), error[-300:])
             runs.end(Path(result.path).name, "FAILED", {"error": reason.strip()})
     return results
-
-
-def _space(sweep: SweepConfig) -> dict[str, Any]:
-    from ray import tune as ray_tune
-
-    def sampled(name: str) -> Any:
-        found = sweep.space[name]
-        if found.uniform:
-            return ray_tune.uniform(*found.uniform)
-        if found.log:
-            return ray_tune.loguniform(*found.log)
-        if found.integer:
-            return ray_tune.randint(found.integer[0], found.integer[1] + 1)
-        return ray_tune.choice(found.choice)
-
-    return {name: sampled(name) for name in sweep.space}
-
-
-def _searcher(sweep: SweepConfig) -> Any:
-    import optuna
-    from ray.tune.search.basic_variant import BasicVariantGenerator
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    start = [sweep.start] if sweep.start else None
-    if sweep.search == "random" or sweep.scheduler == "pbt":
-        return BasicVariantGenerator(random_state=sweep.seed, points_to_evaluate=start)
-    return OptunaSearch(_space(sweep), metric=sweep.metric, mode="max", seed=sweep.seed, points_to_evaluate=start)
-
-
-def _scheduler(sweep: SweepConfig, epochs: int) -> Any:
-    from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining
-
-    if sweep.scheduler == "none":
-        return FIFOScheduler()
-    if sweep.scheduler == "pbt":
-        return PopulationBasedTraining(
-            time_attr="epoch", perturbation_interval=sweep.perturb_epochs, hyperparam_mutations=_space(sweep),
-            custom_explore_fn=lambda settings: {name: sweep.space[name].clipped(v) for name, v in settings.items()},
-        )  # fmt: skip
-    last = epochs * (sweep.folds or 1)
-
-    class Asha(ASHAScheduler):
-        """Stops no trial that is about to end: Ray Train would be killed while it gives back its workers' CPUs."""
-
-        def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            decision: str = super().on_trial_result(tune_controller, trial, result)
-            return self.CONTINUE if result["epoch"] >= last else decision
-
-    grace = min(sweep.grace_epochs, epochs) if sweep.folds is None else epochs
-    return Asha(time_attr="epoch", max_t=last, grace_period=grace, reduction_factor=sweep.reduction_factor)
 
 
 def _progress_callback(sweep: SweepConfig, runs: TrialRuns, epochs: int) -> Callback:

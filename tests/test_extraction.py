@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cprfl.data import feature_store
+from cprfl.data import store_filling
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.images import open_image
 from cprfl.errors import BadImagesError, UnreadableImageError, WeightsError
@@ -29,7 +29,7 @@ from pipelines.preprocess import preprocess
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_store, "ROWS_PER_SHARD", 10)
+    monkeypatch.setattr(store_filling, "ROWS_PER_SHARD", 10)
 
 
 def extract(experiment: Experiment, tmp_path: Path) -> extraction.Extraction:
@@ -176,7 +176,7 @@ def undisturbed(
 ) -> dict[str, bytes]:
     """The shards of an extraction that nothing happened to."""
     root = tmp_path / "undisturbed"
-    monkeypatch.setattr(feature_store, "ROWS_PER_SHARD", 128)  # as in the commands that it is compared with
+    monkeypatch.setattr(store_filling, "ROWS_PER_SHARD", 128)  # as in the commands that it is compared with
     extract(load(own_config, ["encoder.views=64", f"feature_dir={root}"]), tmp_path)
     assert len(stored(root)) == 12
     return stored(root)

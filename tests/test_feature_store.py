@@ -16,11 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cprfl.data import feature_store
+from cprfl.data import store_filling
 from cprfl.data.batches import Batch, Views
-from cprfl.data.feature_store import FeatureStore, StoreInProgress, StoreKey, prune_unfinished
+from cprfl.data.feature_store import FeatureStore
 from cprfl.data.shards import Features, write_shard
 from cprfl.data.storage import Folder
+from cprfl.data.store_filling import StoreInProgress, StoreKey, prune_unfinished
 from cprfl.errors import FeatureStoreError, StorageError
 from pipelines.cli import app
 
@@ -29,7 +30,7 @@ SHAPE = (4, 3)
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_store, "ROWS_PER_SHARD", 10)
+    monkeypatch.setattr(store_filling, "ROWS_PER_SHARD", 10)
 
 
 def key_of(num_images: int, views: int = 2) -> StoreKey:
@@ -299,4 +300,4 @@ def test_a_file_that_fails_half_way_is_not_there(root: str) -> None:
 def test_other_filesystems_of_pyarrow_work(tmp_path: Path) -> None:
     store = fill(f"file://{tmp_path}/stores", key_of(7))
     assert FeatureStore.open(f"file://{store.folder.uri}").num_images == 7
-    assert isinstance(feature_store.Folder(str(tmp_path))._filesystem[0], pafs.LocalFileSystem)
+    assert isinstance(Folder(str(tmp_path))._filesystem[0], pafs.LocalFileSystem)

@@ -5,7 +5,8 @@ folder again and a changed one never reads a stale one. A shard appears whole or
 checksum of its content; ``store.json`` appears when all shards are there. Two processes that fill one store make the
 same shards, so neither can spoil the other's. Labels are not in it: they are joined by ``image_id``.
 
-What a shard looks like is in `cprfl.data.shards`, how batches are drawn in `cprfl.data.batches`.
+What a shard looks like is in `cprfl.data.shards`, how a store is filled in `cprfl.data.store_filling`, how batches are
+drawn in `cprfl.data.batches`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,104 +21,12 @@ import numpy as np
 from cprfl.data.batches import Batch, Views, read_in_batches
 from cprfl.data.files import fingerprint
 from cprfl.data.images import BadImage
-from cprfl.data.shards import (
-    ROWS_PER_SHARD,
-    VERSION,
-    DamagedShardError,
-    Features,
-    is_whole,
-    read_footer,
-    read_image_ids,
-    read_shard,
-    shard_name,
-    shard_numbers,
-)  # fmt: skip
+from cprfl.data.shards import VERSION, DamagedShardError, Features, read_image_ids, read_shard
 from cprfl.data.storage import Folder
 from cprfl.errors import FeatureStoreError
 
 DESCRIPTION = "store.json"
-_READERS = 16  # threads that read small pieces of many shards
-
-
-@dataclass(frozen=True)
-class StoreKey:
-    """All that determines the bytes of a store.
-
-    ``images`` holds (id, URI, size and time) of each image, in order; ``encoder`` is its fingerprint, which covers
-    weights and transform.
-    """
-
-    images: tuple[tuple[str, str, tuple[int, ...]], ...]
-    encoder: str
-    views: int
-
-    @property
-    def fingerprint(self) -> str:
-        """The name of the store's folder."""
-        return fingerprint([VERSION, ROWS_PER_SHARD, self.images, self.encoder, self.views])
-
-    @property
-    def image_list_digest(self) -> str:
-        """Fingerprint of the image list alone."""
-        return fingerprint(self.images)
-
-    def shards(self) -> list[range]:
-        """The images of each shard: as many as make `ROWS_PER_SHARD` rows, and one at least."""
-        size, count = max(1, ROWS_PER_SHARD // self.views), len(self.images)
-        return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-class StoreInProgress:
-    """The folder of one key while it is filled, by one process or by many.
-
-    Args:
-        root: URI of the folder that holds one folder per key.
-        key: what is to be stored.
-        encoder: a description of the encoder for whoever reads ``store.json``.
-    """
-
-    def __init__(self, root: str, key: StoreKey, encoder: dict[str, Any]) -> None:
-        self.folder = Folder(root) / key.fingerprint
-        self.key, self.encoder = key, encoder
-
-    @property
-    def finished(self) -> bool:
-        """Whether the store is complete."""
-        return self.folder.exists(DESCRIPTION)
-
-    def missing(self) -> list[int]:
-        """Numbers of the shards that are yet to be written."""
-        there = shard_numbers(self.folder)
-        return [number for number in range(len(self.key.shards())) if number not in there]
-
-    def finish(self) -> FeatureStore:
-        """Describe the store, all of whose shards are there, and open it."""
-        names = [shard_name(number) for number in range(len(self.key.shards()))]
-        with ThreadPoolExecutor(_READERS) as pool:
-            footers = list(pool.map(self._footer, names))
-        metadata = footers[0][1]
-        description = {
-            "version": VERSION,
-            "key": self.key.fingerprint,
-            "image_list": self.key.image_list_digest,
-            "encoder_fingerprint": self.key.encoder,
-            "encoder": self.encoder,
-            "views": self.key.views,
-            "dtype": metadata["dtype"],
-            "grid_shape": metadata["grid_shape"],
-            "global_shape": metadata["global_shape"],
-            "bad_images": [bad for _, footer in footers for bad in footer["bad_images"]],
-            "shards": [{"file": name, "rows": rows} for name, (rows, _) in zip(names, footers, strict=True)],
-        }
-        description["checksum"] = fingerprint(description)
-        self.folder.write(DESCRIPTION, (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
-        return FeatureStore.open(self.folder.uri)
-
-    def _footer(self, name: str) -> tuple[int, dict[str, Any]]:
-        try:
-            return read_footer(self.folder, name)
-        except DamagedShardError as error:
-            raise FeatureStoreError(f"{self.folder.uri}/{name}: {error}; {_mend(self.folder)}") from None
+READERS = 16  # threads that read small pieces of many shards
 
 
 class FeatureStore:
@@ -151,16 +59,16 @@ class FeatureStore:
         try:
             description = dict(json.loads(folder.read(DESCRIPTION)))
         except (ValueError, TypeError) as error:
-            raise FeatureStoreError(f"{uri}/{DESCRIPTION}: damaged ({error}); {_mend(folder)}") from None
+            raise FeatureStoreError(f"{uri}/{DESCRIPTION}: damaged ({error}); {mend(folder)}") from None
         if description.get("version") != VERSION:
             raise FeatureStoreError(
-                f"{uri}: format version {description.get('version')}, this program reads {VERSION}; {_mend(folder)}"
+                f"{uri}: format version {description.get('version')}, this program reads {VERSION}; {mend(folder)}"
             )
         if description.pop("checksum", None) != fingerprint(description):
-            raise FeatureStoreError(f"{uri}/{DESCRIPTION}: damaged (its content has changed); {_mend(folder)}")
+            raise FeatureStoreError(f"{uri}/{DESCRIPTION}: damaged (its content has changed); {mend(folder)}")
         for shard in description["shards"]:
             if shard["file"] not in files:
-                raise FeatureStoreError(f"{uri}/{shard['file']}: shard missing; {_mend(folder)}")
+                raise FeatureStoreError(f"{uri}/{shard['file']}: shard missing; {mend(folder)}")
         views = description["views"]
         return cls(folder, description, [np.arange(shard["rows"] // views) for shard in description["shards"]], False)
 
@@ -206,7 +114,7 @@ class FeatureStore:
             FeatureStoreError: naming an image that has no features.
         """
         wanted = set(image_ids)
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(READERS) as pool:
             per_shard = list(pool.map(self._image_ids, range(len(self.images))))
         images = [
             np.array([number for number in chosen if ids[number] in wanted], dtype=np.int64)
@@ -266,9 +174,9 @@ class FeatureStore:
         try:
             features = read_shard(self.folder, name, rows, expected)
         except FileNotFoundError:
-            raise FeatureStoreError(f"{self.folder.uri}/{name}: shard missing; {_mend(self.folder)}") from None
+            raise FeatureStoreError(f"{self.folder.uri}/{name}: shard missing; {mend(self.folder)}") from None
         except DamagedShardError as error:
-            raise FeatureStoreError(f"{self.folder.uri}/{name}: {error}; {_mend(self.folder)}") from None
+            raise FeatureStoreError(f"{self.folder.uri}/{name}: {error}; {mend(self.folder)}") from None
         if self._kept is not None:
             self._kept[number] = features
         return features
@@ -280,7 +188,7 @@ class FeatureStore:
             FeatureStoreError: naming each damaged shard and each foreign file.
         """
         wrong = [str(error) for _, error in self._damages()]
-        wrong += [f"{self.folder.uri}/{name}: foreign file; {_mend(self.folder)}" for name in self._foreign()]
+        wrong += [f"{self.folder.uri}/{name}: foreign file; {mend(self.folder)}" for name in self._foreign()]
         if wrong:
             raise FeatureStoreError("\n".join(wrong))
 
@@ -316,19 +224,10 @@ class FeatureStore:
         try:
             return read_image_ids(self.folder, name)[:: self.views]
         except DamagedShardError as error:
-            raise FeatureStoreError(f"{self.folder.uri}/{name}: {error}; {_mend(self.folder)}") from None
+            raise FeatureStoreError(f"{self.folder.uri}/{name}: {error}; {mend(self.folder)}") from None
 
 
-def prune_unfinished(folder: Folder) -> list[str]:
-    """Remove all but whole shards of this version from a store that does not open, and return the names."""
-    removed = []
-    for name in folder.files():
-        if not is_whole(folder, name):
-            folder.remove(name)
-            removed.append(name)
-    return sorted(removed)
-
-
-def _mend(folder: Folder) -> str:
+def mend(folder: Folder) -> str:
+    """What the user can do about damage in a store."""
     root = folder.uri.rpartition("/")[0]
     return f"`cprfl features prune --features {root}` removes what is damaged, `cprfl preprocess CONFIG` makes it anew"
