@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -73,7 +74,9 @@ def preprocess(experiment: Experiment) -> Prepared:
     else:
         extraction = extract(manifest, experiment, report=report)
         features, found = extraction.store.folder.uri, extraction.store.bad_images
-        metrics = extraction.metrics
+        metrics = (
+            extraction.metrics if extraction.metrics["extraction/images"] else _earlier_metrics(experiment, features)
+        )
     if found:
         bad = {item.image_id for item in found}
         print(f"{len(bad)} images skipped: {report}", file=sys.stderr)
@@ -83,6 +86,13 @@ def preprocess(experiment: Experiment) -> Prepared:
     prepared = Prepared(str(path), features, str(text), metrics)
     write_json(experiment.folder / PREPARED, asdict(prepared))
     return prepared
+
+
+def _earlier_metrics(experiment: Experiment, features: str) -> dict[str, float]:
+    """What extracting these features took when it was done, if that was for this experiment."""
+    record = experiment.folder / PREPARED
+    before = json.loads(record.read_text()) if record.exists() else {}
+    return dict(before["metrics"]) if before.get("features") == features else {}
 
 
 def _hold_out(manifest: Manifest, share: float, seed: int) -> Manifest:

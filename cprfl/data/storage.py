@@ -6,11 +6,12 @@ file; they are in no URI, argument or message.
 
 from __future__ import annotations
 
+import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from pyarrow import fs
 
 from cprfl.data.files import write_aside
 from cprfl.errors import StorageError
+
+_S3_SECONDS = 600  # boto3 renews credentials that expire within 15 minutes
 
 
 def is_remote(uri: str) -> bool:
@@ -41,12 +44,9 @@ class Folder:
 
     uri: str
 
-    @cached_property
+    @property
     def _filesystem(self) -> tuple[fs.FileSystem, str]:
         return filesystem(self.uri)
-
-    def __getstate__(self) -> dict[str, str]:
-        return {"uri": self.uri}  # an open S3 filesystem holds credentials
 
     def __truediv__(self, name: str) -> Folder:
         return Folder(f"{self.uri}/{name}")
@@ -147,8 +147,8 @@ def read_bytes(uri: str) -> bytes:
     """
     if not is_remote(uri):
         return local_path(uri).read_bytes()
-    found, path = _opened(uri)
-    with _named(uri), found.open_input_file(path) as file:
+    opened, path = filesystem(uri)
+    with _named(uri), opened.open_input_file(path) as file:
         content: bytes = file.read()
         return content
 
@@ -167,7 +167,7 @@ def stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
             continue
         result[row] = (stat.st_size, stat.st_mtime_ns)
     for root, rows in remote.items():
-        found, _ = _opened(root)
+        found, _ = filesystem(root)
         prefix = root.partition("://")[2] if root.startswith("s3://") else ""
         paths = [prefix + uris[row].removeprefix(root) for row in rows]
         with _named(root):
@@ -178,20 +178,21 @@ def stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
     return result
 
 
-_filesystems: dict[str, fs.FileSystem] = {}
-
-
-def _opened(uri: str) -> tuple[fs.FileSystem, str]:
-    """As `filesystem`, which is made once per scheme and process: images are opened one by one."""
-    scheme, _, path = uri.partition("://")
-    if scheme != "s3":
-        return filesystem(uri)
-    if scheme not in _filesystems or "@" in path.split("/")[0]:
-        _filesystems[scheme] = filesystem(uri)[0]
-    return _filesystems[scheme], path
+_s3_made: dict[tuple[tuple[str, str], ...], tuple[float, fs.S3FileSystem]] = {}
 
 
 def _s3() -> fs.S3FileSystem:
+    """Made once, for images are opened one by one, and anew where it is old: credentials of roles expire."""
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    since, made = _s3_made.get(environment, (0.0, None))
+    if made is None or time.monotonic() - since > _S3_SECONDS:
+        made = _new_s3()
+        _s3_made.clear()
+        _s3_made[environment] = time.monotonic(), made
+    return made
+
+
+def _new_s3() -> fs.S3FileSystem:
     import boto3
     from botocore.exceptions import BotoCoreError
 
