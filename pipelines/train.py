@@ -95,7 +95,10 @@ def train(experiment: Experiment, prepared: Prepared, sink: MetricsSink) -> Path
 
 def forget(experiment: Experiment, key: str) -> None:
     """Remove what going on with this training needs, once its results are safe."""
-    shutil.rmtree(experiment.folder / "ray" / key, ignore_errors=True)
+    folder = experiment.folder / "ray"
+    shutil.rmtree(folder / key, ignore_errors=True)
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def fit_trainer(trainer: TorchTrainer, folder: Path) -> Result:

@@ -131,11 +131,14 @@ def _write_config(path: Path, photos: Path, **more: object) -> Path:
             "splits": {"train": "train.csv", "test": "test.csv"},
             "groups": {"head": 10, "tail": 8},
         },
-        "encoder": {"name": "torchvision", "model": "squeezenet1_1", "pretrained": "random", "image_size": 64},
+        "encoder": {
+            "name": "torchvision", "model": "squeezenet1_1", "pretrained": "random", "image_size": 64,
+            "num_workers": 1,  # encoders take longer to start than to encode so few images
+        },
         "text_encoder": {"name": "random", "dim": 16},
         "model": {"name": "cprfl", "standardize": True, "dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 32},
         "train": {"epochs": 4, "batch_size": 8, "lr": 0.003, "ema_decay": 0.9},
         **more,
-    }
+    }  # fmt: skip
     path.write_text(yaml.safe_dump(values))
     return path

@@ -137,7 +137,8 @@ def test_extraction_runs_on_both_nodes_and_survives_the_loss_of_one(
     cluster: Cluster, second: Any, small_config: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "features"
-    process = start(cluster, "preprocess", small_config, f"feature_dir={root}", "encoder.views=64")
+    process = start(cluster, "preprocess", small_config, f"feature_dir={root}", "encoder.views=64",
+                    "encoder.num_workers=2")  # fmt: skip
     deadline = time.monotonic() + 120
     while len(workers_by_node("MapWorker")) < 2:
         assert process.poll() is None, process.communicate()
