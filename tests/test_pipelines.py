@@ -162,6 +162,7 @@ def test_a_server_that_does_not_answer_is_named_at_once(small_config: Path, monk
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
 def test_a_killed_training_goes_on_and_ends_as_if_undisturbed(small_config: Path, tmp_path: Path) -> None:
     settings = ["--set", "train.epochs=12"]
     command = [sys.executable, "-m", "pipelines.cli", "train", str(small_config), *settings]
@@ -170,7 +171,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_undisturbed(small_config: Path
         return json.loads((output / "small" / "checkpoint" / "checkpoint.json").read_text())["metrics"]
 
     undisturbed = tmp_path / "undisturbed"
-    subprocess.run([*command, "--set", f"output_dir={undisturbed}"], check=True)
+    stages.train_stage(load(small_config, ["train.epochs=12", f"output_dir={undisturbed}"]))
     process = subprocess.Popen(command, start_new_session=True)
     folder = tmp_path / "outputs" / "small" / "ray"
     while len(list(folder.glob("*/checkpoint_*/checkpoint.json"))) < 1:

@@ -87,7 +87,7 @@ def test_a_search_around_the_champion_comes_before_the_training(small_config: Pa
     experiment = load(small_config, [*LENIENT, "train.lr=0.004"])
     retrain.retrain(experiment)
     space = {"train.lr": {"factor": 2}}
-    sweep = load_sweep(sweep_file(tmp_path / "s.yaml", space=space, trials=2, folds=2), small_config, LENIENT)
+    sweep = load_sweep(sweep_file(tmp_path / "s.yaml", space=space, trials=1, folds=2), small_config, LENIENT)
     result = retrain.retrain(load(small_config, LENIENT), sweep)
     client = mlflow.MlflowClient()
     assert result.run_id is not None

@@ -86,8 +86,7 @@ def test_a_job_runs_is_followed_and_gives_its_status(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     common = ["--address", authorised, "--packages", "image"]
-    locked = ["--address", authorised]  # the nodes install what the lock pins and they lack: here nothing
-    status, out, err = call(monkeypatch, capfd, "submit", "train", str(small_config), *locked)
+    status, out, err = call(monkeypatch, capfd, "submit", "train", str(small_config), *common)
     assert status == 0, out + err
     assert f"checkpoint  {tmp_path}/outputs/small/checkpoint" in out
     assert (tmp_path / "outputs" / "small" / "checkpoint" / "model.safetensors").exists()
@@ -95,8 +94,9 @@ def test_a_job_runs_is_followed_and_gives_its_status(
     status, out, _ = call(monkeypatch, capfd, "jobs", "status", job, "--address", authorised)
     assert "SUCCEEDED" in out
 
-    wrong = ["--set", "dataset.splits.train=nowhere.csv"]
-    status, out, err = call(monkeypatch, capfd, "submit", "preprocess", str(small_config), *common, *wrong)
+    # In the default environment: nodes install what the lock pins and they lack, here nothing.
+    wrong = ["--address", authorised, "--set", "dataset.splits.train=nowhere.csv"]
+    status, out, err = call(monkeypatch, capfd, "submit", "preprocess", str(small_config), *wrong)
     assert status == 2  # the job's own
     assert "nowhere.csv: CSV file not found" in out
     assert head.token not in out + err
