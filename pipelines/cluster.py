@@ -9,11 +9,13 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cprfl.errors import ClusterError
 from cprfl.experiment import ResourcesConfig
+from pipelines.background import in_background
 
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
@@ -166,14 +168,8 @@ def abandoned_workers_freed(seconds: float = 2.0) -> Iterator[None]:
     stays, and whoever comes next waits for ever. A group of this job's without a living actor, at two looks in a row,
     is such a one. (Tune's own groups, which hold no CPU, may well be empty.)
     """
-    stop = threading.Event()
-    thread = threading.Thread(target=_free_abandoned, args=(seconds, stop), daemon=True)
-    thread.start()
-    try:
+    with in_background(partial(_free_abandoned, seconds)):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _free_abandoned(seconds: float, stop: threading.Event) -> None:

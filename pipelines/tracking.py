@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -21,6 +22,7 @@ import psutil
 
 from cprfl.config import flatten
 from cprfl.experiment import Experiment
+from pipelines.background import in_background
 from pipelines.metrics_sink import MetricsSink, answers, check_server, client, unreachable, without_password
 
 _PROCESS, _HOST, _KEY = "cprfl.process", "cprfl.host", "cprfl.training_key"
@@ -240,14 +242,8 @@ def _source_tags() -> dict[str, str]:
 @contextmanager
 def follow_epochs(sink: MetricsSink, epochs: int, what: str) -> Iterator[None]:
     """Show a training's progress on stderr while the block runs, from the metrics that reach MLflow."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(sink, epochs, what, stop), daemon=True)
-    thread.start()
-    try:
+    with in_background(partial(_follow, sink, epochs, what)):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _follow(sink: MetricsSink, epochs: int, what: str, stop: threading.Event) -> None:
