@@ -11,6 +11,7 @@ import numpy as np
 
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.files import fingerprint, write_json
+from cprfl.data.images import image_stamps
 from cprfl.data.manifest import TRAIN, Manifest
 from cprfl.data.stratify import stratify
 from cprfl.encoders.extraction import check_images
@@ -30,12 +31,16 @@ class Prepared:
         manifest: path of the images that can be used.
         features: path or URI of their store; empty where the encoder is fine-tuned.
         text_embeddings: path of one embedding per class.
+        encoder_fingerprint: of the encoder as it was before any fine-tuning.
+        data_fingerprint: of images, labels, encoder and text embeddings.
         metrics: what extracting the features took.
     """
 
     manifest: str
     features: str
     text_embeddings: str
+    encoder_fingerprint: str
+    data_fingerprint: str
     metrics: dict[str, float] = field(default_factory=dict)
 
     def read_manifest(self) -> Manifest:
@@ -45,12 +50,6 @@ class Prepared:
     def open_features(self) -> FeatureStore:
         """The feature store."""
         return FeatureStore.open(self.features)
-
-    def encoder_fingerprint(self, experiment: Experiment) -> str:
-        """Of the encoder as it was before any fine-tuning."""
-        if self.features:
-            return str(self.open_features().description["encoder_fingerprint"])
-        return experiment.encoder.build(experiment.cache_dir).fingerprint()
 
     def read_text_embeddings(self) -> TextEmbeddings:
         """One embedding per class."""
@@ -71,9 +70,13 @@ def preprocess(experiment: Experiment) -> Prepared:
     report, on_bad_image = experiment.folder / "bad_images.csv", experiment.dataset.on_bad_image
     if experiment.train.backbone == "finetune":
         features, found = "", check_images(manifest, on_bad_image=on_bad_image, report=report)
+        encoder = experiment.encoder.build(experiment.cache_dir).fingerprint()
+        images: object = [encoder, image_stamps(manifest.uris)]
     else:
         extraction = extract(manifest, experiment, report=report)
         features, found = extraction.store.folder.uri, extraction.store.bad_images
+        encoder = str(extraction.store.description["encoder_fingerprint"])
+        images = extraction.store.description["key"]  # says which images and which encoder
         metrics = (
             extraction.metrics if extraction.metrics["extraction/images"] else _earlier_metrics(experiment, features)
         )
@@ -83,7 +86,8 @@ def preprocess(experiment: Experiment) -> Prepared:
         manifest = manifest.select([row for row, image_id in enumerate(manifest.image_ids) if image_id not in bad])
     path = experiment.folder / "manifest.parquet"
     manifest.write(path)
-    prepared = Prepared(str(path), features, str(text), metrics)
+    data = fingerprint([images, manifest.digest, text.stem])
+    prepared = Prepared(str(path), features, str(text), encoder, data, metrics)
     write_json(experiment.folder / PREPARED, asdict(prepared))
     return prepared
 

@@ -100,7 +100,7 @@ def training_run(
     earlier = tracking.interrupted_run(experiment, key) if unfinished(experiment, key) else None
     own = {
         "dataset_digest": prepared.read_manifest().digest,
-        "encoder_fingerprint": prepared.encoder_fingerprint(experiment),
+        "encoder_fingerprint": prepared.encoder_fingerprint,
         "text_encoder": prepared.read_text_embeddings().encoder,
         "backbone": experiment.train.backbone,
         **tracking.training_tag(key),

@@ -29,20 +29,8 @@ _PROCESS, _HOST, _KEY = "cprfl.process", "cprfl.host", "cprfl.training_key"
 
 
 def tracking_uri(output_dir: str) -> str:
-    """The server or store named by ``MLFLOW_TRACKING_URI``, or a sqlite file under ``output_dir``.
-
-    A name and password in the variable go where MLflow looks for them too: a URI is printed and stored.
-    """
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if not uri:
-        return f"sqlite:///{_store(output_dir)}/mlflow.db"
-    parts = urlsplit(uri)
-    if parts.scheme in ("http", "https") and "@" in parts.netloc:
-        credentials, _, host = parts.netloc.rpartition("@")
-        name, _, password = credentials.partition(":")
-        os.environ |= {"MLFLOW_TRACKING_USERNAME": unquote(name), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
-        os.environ["MLFLOW_TRACKING_URI"] = uri = urlunsplit(parts._replace(netloc=host))
-    return uri
+    """The server or store named by ``MLFLOW_TRACKING_URI``, or a sqlite file under ``output_dir``."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_store(output_dir)}/mlflow.db"
 
 
 def _store(output_dir: str) -> Path:
@@ -78,22 +66,27 @@ def open_store(experiment: Experiment) -> str:
 
 
 def use_store(uri: str) -> None:
-    """Point MLflow at a store, without the environment variable that it sets beside.
+    """Point MLflow at a store.
 
-    With it, the next experiment of this process would take the store for one that the user named.
+    A name and password in the URI go into the variables where MLflow looks for them too: a URI is printed and stored.
 
     Raises:
         TrackingError: where a server does not answer.
     """
     import mlflow
 
-    if uri.startswith(("http://", "https://")):
-        check_server(uri)
-
+    server = urlsplit(uri)
+    credentials, _, host = server.netloc.rpartition("@")
+    if server.scheme in ("http", "https") and credentials:
+        name, _, password = credentials.partition(":")
+        os.environ |= {"MLFLOW_TRACKING_USERNAME": unquote(name), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
+        uri = urlunsplit(server._replace(netloc=host))
     named = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    if named is None:
+    mlflow.set_tracking_uri(uri)  # which sets the variable too
+    if named is None:  # or the next experiment of this process would take the store for one that the user named
         os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if server.scheme in ("http", "https"):
+        check_server(uri)
 
 
 def _close_orphans(experiment_id: str) -> None:

@@ -15,7 +15,6 @@ import torch
 
 from cprfl import errors
 from cprfl.data.files import fingerprint, write_json
-from cprfl.data.images import image_stamps
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import TEST
 from cprfl.errors import ClusterError, UserError
@@ -52,12 +51,7 @@ class _Task:
 
 def training_key(experiment: Experiment, prepared: Prepared) -> str:
     """Names one training: a run interrupted under this key is resumed, a changed one starts anew."""
-    manifest = prepared.read_manifest()
-    images: list[object] = [Path(prepared.features).name]
-    if not prepared.features:  # the name of the features says which images and which encoder; here nothing else does
-        images = [prepared.encoder_fingerprint(experiment), image_stamps(manifest.uris)]
-    data = [images, manifest.digest, Path(prepared.text_embeddings).stem]
-    return fingerprint([experiment.training_fingerprint, data])
+    return fingerprint([experiment.training_fingerprint, prepared.data_fingerprint])
 
 
 def unfinished(experiment: Experiment, key: str) -> Path | None:
