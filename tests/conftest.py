@@ -112,16 +112,17 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_config(tmp_path: Path, photos: Path, features: Path) -> Path:
     """A configuration of the photos with a randomly initialised SqueezeNet: seconds to run."""
-    return _write_config(tmp_path / "small.yaml", photos, feature_dir=str(features))
+    return write_config(tmp_path / "small.yaml", photos, feature_dir=str(features))
 
 
 @pytest.fixture
 def own_config(tmp_path: Path, own_photos: Path) -> Path:
     """The same of the test's own copy, with features under its outputs."""
-    return _write_config(tmp_path / "small.yaml", own_photos)
+    return write_config(tmp_path / "small.yaml", own_photos)
 
 
-def _write_config(path: Path, photos: Path, **more: object) -> Path:
+def write_config(path: Path, photos: Path, **more: object) -> Path:
+    """The configuration of `small_config`."""
     values = {
         "name": "small",
         "data_root": str(photos),

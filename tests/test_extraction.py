@@ -23,8 +23,9 @@ from cprfl.data.feature_store import FeatureStore
 from cprfl.data.images import open_image
 from cprfl.errors import BadImagesError, UnreadableImageError, WeightsError
 from cprfl.experiment import Experiment, load
-from pipelines import extraction
+from pipelines import cluster, extraction
 from pipelines.preprocess import preprocess
+from tests.conftest import write_config
 
 
 @pytest.fixture(autouse=True)
@@ -170,31 +171,30 @@ def wait_for_shards(root: Path, count: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.fixture
-def undisturbed(
-    own_config: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, bytes]:
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> dict[str, bytes]:
     """The shards of an extraction that nothing happened to."""
-    root = tmp_path / "undisturbed"
-    monkeypatch.setattr(store_filling, "ROWS_PER_SHARD", 128)  # as in the commands that it is compared with
-    extract(load(own_config, ["encoder.views=64", f"feature_dir={root}"]), tmp_path)
-    assert len(stored(root)) == 12
-    return stored(root)
+    folder = tmp_path_factory.mktemp("undisturbed")
+    cluster.connect(dashboard=True)
+    config = write_config(folder / "small.yaml", photos)
+    extract(load(config, ["encoder.views=64", f"feature_dir={folder}/features"]), folder)
+    assert len(stored(folder / "features")) == 12
+    return stored(folder / "features")
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_with_the_missing_shards(
-    own_config: Path, tmp_path: Path, undisturbed: dict[str, bytes]
+    small_config: Path, tmp_path: Path, undisturbed: dict[str, bytes]
 ) -> None:
     root = tmp_path / "killed"
-    process = subprocess.Popen(command(own_config, f"feature_dir={root}"), start_new_session=True)
+    process = subprocess.Popen(command(small_config, f"feature_dir={root}"), start_new_session=True)
     wait_for_shards(root, 3)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     there = stored(root)
     assert 3 <= len(there) < 12
     times = {file: file.stat().st_mtime_ns for file in root.glob("*/features-*")}
-    process = subprocess.Popen(command(own_config, f"feature_dir={root}"))  # goes on, and loses its workers
+    process = subprocess.Popen(command(small_config, f"feature_dir={root}"))  # goes on, and loses its workers
     wait_for_shards(root, len(there) + 1)
     victims = [child for child in psutil.Process(process.pid).children(recursive=True)
                if "MapWorker" in " ".join(child.cmdline())]  # fmt: skip
@@ -207,10 +207,10 @@ def test_killed_at_any_moment_it_goes_on_with_the_missing_shards(
 
 
 @pytest.mark.slow
-def test_two_runs_share_the_work(own_config: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
+def test_two_runs_share_the_work(small_config: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     root = tmp_path / "shared"
     outputs = [tmp_path / "first", tmp_path / "second"]
-    commands = [command(own_config, f"feature_dir={root}", f"output_dir={output}") for output in outputs]
+    commands = [command(small_config, f"feature_dir={root}", f"output_dir={output}") for output in outputs]
     processes = [subprocess.Popen(each) for each in commands]
     assert [process.wait(timeout=240) for process in processes] == [0, 0]
     assert stored(root) == undisturbed

@@ -24,6 +24,7 @@ from pipelines import run as stages
 from pipelines import tracking
 from pipelines.preprocess import preprocess
 from pipelines.train import forget
+from tests.test_cli import call
 
 
 def runs(experiment: Experiment) -> list[Any]:
@@ -162,9 +163,11 @@ def test_a_server_that_does_not_answer_is_named_at_once_and_without_its_password
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_session")
-def test_a_killed_training_goes_on_and_ends_as_if_undisturbed(small_config: Path, tmp_path: Path) -> None:
-    settings = ["--set", "train.epochs=12"]
-    command = [sys.executable, "-m", "pipelines.cli", "train", str(small_config), *settings]
+def test_a_killed_training_goes_on_and_ends_as_if_undisturbed(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(small_config), "--set", "train.epochs=12"]
+    command = [sys.executable, "-m", "pipelines.cli", *words]
 
     def metrics(output: Path) -> dict[str, float]:
         return json.loads((output / "small" / "checkpoint" / "checkpoint.json").read_text())["metrics"]
@@ -178,8 +181,9 @@ def test_a_killed_training_goes_on_and_ends_as_if_undisturbed(small_config: Path
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "going on with the interrupted training" in again.stderr
+    status, _, err = call(monkeypatch, capsys, *words)
+    assert status == 0, err
+    assert "going on with the interrupted training" in err
     assert metrics(tmp_path / "outputs") == metrics(undisturbed)
     (run,) = runs(load(small_config))
     assert run.info.status == "FINISHED"

@@ -86,10 +86,9 @@ def test_a_job_runs_is_followed_and_gives_its_status(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     common = ["--address", authorised, "--packages", "image"]
-    status, out, err = call(monkeypatch, capfd, "submit", "train", str(small_config), *common)
+    status, out, err = call(monkeypatch, capfd, "submit", "preprocess", str(small_config), *common)
     assert status == 0, out + err
-    assert f"checkpoint  {tmp_path}/outputs/small/checkpoint" in out
-    assert (tmp_path / "outputs" / "small" / "checkpoint" / "model.safetensors").exists()
+    assert (tmp_path / "outputs" / "small" / "prepared.json").exists()
     job = err.split()[1]
     status, out, _ = call(monkeypatch, capfd, "jobs", "status", job, "--address", authorised)
     assert "SUCCEEDED" in out

@@ -19,6 +19,7 @@ from cprfl.experiment import Experiment, load
 from pipelines import cluster, tracking
 from pipelines.sweep import SweepConfig, load_sweep
 from pipelines.tune import tune
+from tests.test_cli import call
 
 SPACE = {"loss.gamma_neg": {"uniform": [1.0, 5.0]}, "train.lr": {"log": [1e-4, 1e-2]}}
 
@@ -78,7 +79,7 @@ def test_a_sweep_is_one_parent_with_a_child_per_trial(
 def test_a_population_exchanges_weights_and_settings(small_config: Path, tmp_path: Path) -> None:
     space = {"train.lr": {"log": [1e-9, 1e-2]}}
     values = {"scheduler": "pbt", "perturb_epochs": 1, "trials": 2, "space": space}
-    experiment = load(small_config, ["train.epochs=3"])
+    experiment = load(small_config, ["train.epochs=2"])
     sweep = load_sweep(sweep_file(tmp_path / "s.yaml", **values), small_config, [])
     tune(experiment, sweep)
     _, children = runs(experiment)
@@ -86,7 +87,7 @@ def test_a_population_exchanges_weights_and_settings(small_config: Path, tmp_pat
     assert [child.info.status for child in children] == ["FINISHED"] * 2
     changed = 0
     for child in children:  # one that took over the other's weights goes on from their epoch
-        assert max(metric.step for metric in client.get_metric_history(child.info.run_id, "val/mAP")) == 3
+        assert max(metric.step for metric in client.get_metric_history(child.info.run_id, "val/mAP")) == 2
         rates = {metric.value for metric in client.get_metric_history(child.info.run_id, "settings/train.lr")}
         changed += len(rates) > 1
     assert changed
@@ -151,9 +152,12 @@ def test_mistakes_are_found_before_anything_starts(small_config: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_without_repeating_trials(small_config: Path, tmp_path: Path) -> None:
-    file = sweep_file(tmp_path / "s.yaml", scheduler="none", trials=2)
-    command = [sys.executable, "-m", "pipelines.cli", "tune", str(small_config), "--sweep", str(file)]
+@pytest.mark.usefixtures("ray_session")
+def test_a_killed_sweep_goes_on_without_repeating_trials(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["tune", str(small_config), "--sweep", str(sweep_file(tmp_path / "s.yaml", scheduler="none", trials=2))]
+    command = [sys.executable, "-m", "pipelines.cli", *words]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     deadline = time.monotonic() + 200
@@ -164,8 +168,8 @@ def test_a_killed_sweep_goes_on_without_repeating_trials(small_config: Path, tmp
     time.sleep(2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = subprocess.run([*command, "--resume"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    status, _, err = call(monkeypatch, capsys, *words, "--resume")
+    assert status == 0, err
     parent, children = runs(load(small_config))
     assert parent.info.status == "FINISHED"
     assert [child.info.status for child in children] == ["FINISHED"] * 2

@@ -80,12 +80,14 @@ def metrics(output: Path) -> dict[str, float]:
     return json.loads((output / "small" / "checkpoint" / "checkpoint.json").read_text())["metrics"]
 
 
-def workers_by_node(kind: str = "RayTrainWorker") -> dict[int, list[psutil.Process]]:
+def workers_by_node(cluster: Cluster, kind: str = "RayTrainWorker") -> dict[int, list[psutil.Process]]:
     """Processes of the training's workers, or of another kind of actor, by the raylet that started them."""
     found: dict[int, list[psutil.Process]] = {}
-    for process in psutil.process_iter(["cmdline"]):
-        if kind in " ".join(process.info["cmdline"] or []):
-            found.setdefault(process.ppid(), []).append(process)
+    for node in cluster.list_all_nodes():
+        (raylet,) = node.all_processes["raylet"]
+        children = psutil.Process(raylet.process.pid).children()
+        if chosen := [child for child in children if kind in " ".join(child.cmdline())]:
+            found[raylet.process.pid] = chosen
     return found
 
 
@@ -109,13 +111,13 @@ def test_a_lost_worker_and_a_lost_node_change_no_metric(
     undisturbed = tmp_path / "undisturbed"
     process = start(cluster, "train", small_config, *TRAINING, f"output_dir={undisturbed}")
     wait_for_checkpoint(undisturbed, process)
-    assert [len(on_node) for on_node in workers_by_node().values()] == [1, 1]
+    assert [len(on_node) for on_node in workers_by_node(cluster).values()] == [1, 1]
     ended(process)
 
     disturbed = tmp_path / "disturbed"
     process = start(cluster, "train", small_config, *TRAINING, f"output_dir={disturbed}")
     wait_for_checkpoint(disturbed, process)
-    [victim] = next(iter(workers_by_node().values()))
+    [victim] = next(iter(workers_by_node(cluster).values()))
     victim.send_signal(signal.SIGKILL)
     victim.wait(10)
     before = wait_for_checkpoint(disturbed, process)
@@ -140,7 +142,7 @@ def test_extraction_runs_on_both_nodes_and_survives_the_loss_of_one(
     process = start(cluster, "preprocess", small_config, f"feature_dir={root}", "encoder.views=64",
                     "encoder.num_workers=2")  # fmt: skip
     deadline = time.monotonic() + 120
-    while len(workers_by_node("MapWorker")) < 2:
+    while len(workers_by_node(cluster, "MapWorker")) < 2:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
