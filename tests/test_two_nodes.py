@@ -27,7 +27,7 @@ from tests.test_extraction import wait_for_shards
 from tests.test_submit import free_ports
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-EPOCHS = 30
+EPOCHS = 60
 TRAINING = [f"train.epochs={EPOCHS}", "resources.num_workers=2", "resources.cpus_per_worker=1"]
 
 
