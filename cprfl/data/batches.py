@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cprfl.data.shards import Features
+from cprfl.data.shards import ROWS_PER_SHARD, Features
 
 Views = Literal["all", "plain", "random"]
-_AHEAD = 3  # shards that are read while the present ones are consumed
+_READERS = 3  # threads; without a shuffle, so many shards are read while the present one is consumed
 
 
 class Batch(NamedTuple):
@@ -57,7 +57,9 @@ def read_in_batches(
     parts = _own_parts(images, num_views, shuffle_seed, rank, world_size, select)
     rng = None if shuffle_seed is None else np.random.default_rng([shuffle_seed, rank])
     carried: Batch | None = None
-    for window in _windows(_read_ahead(read, parts), 1 if rng is None else buffer_rows):
+    # With a shuffle, the next window is read while the present one is consumed.
+    ahead = _READERS if rng is None else max(_READERS, buffer_rows // ROWS_PER_SHARD)
+    for window in _windows(_read_ahead(read, parts, ahead), 1 if rng is None else buffer_rows):
         slots = np.repeat(np.arange(len(window)), [len(rows) for _, rows in window])
         rows = np.concatenate([rows for _, rows in window])
         order = np.arange(len(rows)) if rng is None else rng.permutation(len(rows))
@@ -72,6 +74,7 @@ def read_in_batches(
                 carried = batch
             else:
                 yield batch
+        del window, shards  # or they would stay in memory until the window after the next is there
     if carried:
         yield carried
 
@@ -112,14 +115,16 @@ def _own_parts(
     return parts
 
 
-def _read_ahead(read: Callable[[int], Features], parts: Sequence[_Part]) -> Iterator[tuple[Features, np.ndarray]]:
+def _read_ahead(
+    read: Callable[[int], Features], parts: Sequence[_Part], ahead: int
+) -> Iterator[tuple[Features, np.ndarray]]:
     """Shards with the rows wanted of them, the next ones being read meanwhile."""
     pending: deque[tuple[Future[Features], np.ndarray]] = deque()
-    with ThreadPoolExecutor(_AHEAD) as pool:
+    with ThreadPoolExecutor(_READERS) as pool:
         try:
             for shard, rows in parts:
                 pending.append((pool.submit(read, shard), rows))
-                if len(pending) > _AHEAD:
+                if len(pending) > ahead:
                     future, wanted = pending.popleft()
                     yield future.result(), wanted
             while pending:
@@ -157,11 +162,12 @@ def _gather(shards: Sequence[Features], slots: np.ndarray, rows: np.ndarray) -> 
     views = np.empty(len(rows), np.int8)
     grid = np.empty((len(rows), *first.grid.shape[1:]), np.float16)
     global_features = np.empty((len(rows), *first.global_features.shape[1:]), np.float16)
-    for slot in np.unique(slots).tolist():
-        mask, shard = slots == slot, shards[slot]
-        for target, source in ((views, shard.views), (grid, shard.grid), (global_features, shard.global_features)):
-            target[mask] = source[rows[mask]]
-    ids = tuple(shards[slot].image_ids[row] for slot, row in zip(slots.tolist(), rows.tolist(), strict=True))
+    places = list(zip(slots.tolist(), rows.tolist(), strict=True))
+    for position, (slot, row) in enumerate(places):  # row by row: indexing by an array would copy everything twice
+        shard = shards[slot]
+        grid[position], global_features[position] = shard.grid[row], shard.global_features[row]
+        views[position] = shard.views[row]
+    ids = tuple(shards[slot].image_ids[row] for slot, row in places)
     return Batch(ids, torch.from_numpy(views), torch.from_numpy(grid), torch.from_numpy(global_features))
 
 
