@@ -50,6 +50,20 @@ def test_the_fast_head_and_all_its_gradients_equal_the_plain_one(
             assert torch.allclose(ours, theirs, rtol=1e-7, atol=1e-9 * float(theirs.abs().max()) + 1e-15)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_half_precision_changes_rounding_only(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interaction, "cheapest_way", lambda *_: way)
+    head, features = model(num_classes=6, depth=2).float(), torch.randn(3, 9, 10)
+    gradients = {}
+    for half in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            logits = head(features)
+        parts = torch.autograd.grad(logits.float().square().sum(), list(head.parameters()))
+        assert {part.dtype for part in parts} == {torch.float32}
+        gradients[half] = torch.cat([part.flatten() for part in parts])
+    assert float((gradients[True] - gradients[False]).norm()) <= 0.02 * float(gradients[False].norm())
+
+
 def test_the_two_gradient_paths_add_up_and_each_can_be_cut() -> None:
     features = torch.randn(3, 7, 10, dtype=torch.float64)
     gradients = {}

@@ -15,7 +15,6 @@ from torch import Tensor
 from cprfl.data.shards import ROWS_PER_SHARD, Features
 
 Views = Literal["all", "plain", "random"]
-_READERS = 3  # threads; without a shuffle, so many shards are read while the present one is consumed
 
 
 class Batch(NamedTuple):
@@ -52,14 +51,18 @@ def read_in_batches(
     world_size: int,
     select: Views,
     buffer_rows: int,
+    readers: int,
 ) -> Iterator[Batch]:
-    """Batches of the chosen images of a store; the arguments are those of `FeatureStore.iter_batches`."""
+    """Batches of the chosen images of a store, for which so many threads read shards ahead.
+
+    The other arguments are those of `FeatureStore.iter_batches`.
+    """
     parts = _own_parts(images, num_views, shuffle_seed, rank, world_size, select)
     rng = None if shuffle_seed is None else np.random.default_rng([shuffle_seed, rank])
     carried: Batch | None = None
     # With a shuffle, the next window is read while the present one is consumed.
-    ahead = _READERS if rng is None else max(_READERS, buffer_rows // ROWS_PER_SHARD)
-    for window in _windows(_read_ahead(read, parts, ahead), 1 if rng is None else buffer_rows):
+    ahead = readers if rng is None else max(readers, buffer_rows // ROWS_PER_SHARD)
+    for window in _windows(_read_ahead(read, parts, ahead, readers), 1 if rng is None else buffer_rows):
         slots = np.repeat(np.arange(len(window)), [len(rows) for _, rows in window])
         rows = np.concatenate([rows for _, rows in window])
         order = np.arange(len(rows)) if rng is None else rng.permutation(len(rows))
@@ -116,11 +119,11 @@ def _own_parts(
 
 
 def _read_ahead(
-    read: Callable[[int], Features], parts: Sequence[_Part], ahead: int
+    read: Callable[[int], Features], parts: Sequence[_Part], ahead: int, readers: int
 ) -> Iterator[tuple[Features, np.ndarray]]:
     """Shards with the rows wanted of them, the next ones being read meanwhile."""
     pending: deque[tuple[Future[Features], np.ndarray]] = deque()
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(readers) as pool:
         try:
             for shard, rows in parts:
                 pending.append((pool.submit(read, shard), rows))

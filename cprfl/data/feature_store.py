@@ -22,11 +22,12 @@ from cprfl.data.batches import Batch, Views, read_in_batches
 from cprfl.data.files import fingerprint
 from cprfl.data.images import BadImage
 from cprfl.data.shards import VERSION, DamagedShardError, Features, read_image_ids, read_shard
-from cprfl.data.storage import Folder
+from cprfl.data.storage import Folder, is_remote
 from cprfl.errors import FeatureStoreError
 
 DESCRIPTION = "store.json"
-READERS = 16  # threads that read small pieces of many shards
+READERS = 16  # threads, where reading is waiting: small pieces of many shards, or shards on S3
+_LOCAL_READERS = 3  # where it is copying
 
 
 class FeatureStore:
@@ -158,6 +159,7 @@ class FeatureStore:
             self.shard, self.images, self.views, batch_size,
             shuffle_seed=shuffle_seed, rank=rank, world_size=world_size, select=views,
             buffer_rows=max(1, buffer_bytes // max(self.row_bytes, 1)),
+            readers=READERS if is_remote(self.folder.uri) else _LOCAL_READERS,
         )  # fmt: skip
 
     def shard(self, number: int) -> Features:

@@ -155,6 +155,7 @@ def study_demo(common: list[str]) -> None:
     ensemble = ["model.members=2", "model.linear_member=true"]
     variants: dict[str, list[str]] = {
         "CPRFL, as published": [],
+        "CPRFL, as published, twice the epochs": ["train.epochs=80"],  # the time of two members
         "CPRFL, two members and a linear one": ensemble,
         "CPRFL, the same with centred text, as chosen on coco_mini": [
             *ensemble,
