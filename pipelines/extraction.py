@@ -157,6 +157,7 @@ def _execute(
     # Decoding takes what the encoders leave, the smallest node is enough for all three steps, and the shares differ:
     # Ray would decode inside the actors of the encoders otherwise, and keep them waiting.
     smallest = min(node["Resources"]["CPU"] for node in ray.nodes() if node["Resources"].get("CPU"))
+    # And together they leave room for writing, which else would wait until decoding pauses.
     share = min(1.0, smallest / 2, cpus / actors)
     threads = max(1, int(cpus / actors))
     # What is decoded ahead is so many shards, and not what the object store holds, or memory would grow with the data.
@@ -166,7 +167,7 @@ def _execute(
     skip = experiment.dataset.on_bad_image == "skip"
     done = (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(_decode, fn_args=(transform, experiment.encoder.views, folder, skip), num_cpus=share)
+        .map(_decode, fn_args=(transform, experiment.encoder.views, folder, skip), num_cpus=share * 3 / 4)
         .map(
             _Encoder,
             fn_constructor_args=(settings, fingerprint, threads, folder),
