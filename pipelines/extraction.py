@@ -155,9 +155,9 @@ def _execute(
     per_node = (min(math.ceil(node["Resources"].get("CPU", 0)), _ENCODERS_PER_NODE) for node in ray.nodes())
     actors = experiment.encoder.num_workers or gpus or sum(per_node)
     # Decoding takes what the encoders leave, the smallest node is enough for all three steps, and the shares differ:
-    # Ray would decode inside the actors of the encoders otherwise, and keep them waiting.
+    # Ray would decode inside the actors of the encoders otherwise, and keep them waiting. Together they leave room for
+    # writing, which would wait until decoding pauses otherwise.
     smallest = min(node["Resources"]["CPU"] for node in ray.nodes() if node["Resources"].get("CPU"))
-    # And together they leave room for writing, which else would wait until decoding pauses.
     share = min(1.0, smallest / 2, cpus / actors)
     threads = max(1, int(cpus / actors))
     # What is decoded ahead is so many shards, and not what the object store holds, or memory would grow with the data.
