@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 _SPINNING = "GOMP_SPINCOUNT"
 _OBJECT_STORE = 512 * 2**20  # bytes, of a Ray started here
+# Ray ends workers that were idle for 1 s where there are more than CPUs, and the next task waits for another one's imports:
+# on two cores extraction lost a third of its speed to that.
+_IDLE_MS = 30_000
 
 
 def connect(dashboard: bool = False) -> None:
@@ -92,6 +95,7 @@ def _start(dashboard: bool, workers: dict[str, str]) -> None:
         object_store_memory=_OBJECT_STORE,
         log_to_driver=False,
         runtime_env={"env_vars": workers},
+        _system_config={"idle_worker_killing_time_threshold_ms": _IDLE_MS},
     )
 
 
