@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _SPINNING = "GOMP_SPINCOUNT"
 _OBJECT_STORE = 512 * 2**20  # bytes, of a Ray started here
-# Ray ends workers that were idle for 1 s where there are more than CPUs, and the next task waits for another one's imports:
-# on two cores extraction lost a third of its speed to that.
+# Ray ends workers that were idle for 1 s where there are more than CPUs, and the next task waits for another one's
+# imports: on two cores extraction lost a third of its speed to that.
 _IDLE_MS = 30_000
 
 
