@@ -168,11 +168,15 @@ class AbsorbedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad_output_BHCE: Tensor, grad_to_prompts: Tensor) -> tuple[Tensor, ...]:
         """Gradients of all four arguments of `forward`."""
         absorbed, cells_BVD, weights, contexts_BND, value_weight_HED = ctx.saved_tensors
-        (batch, num_cells, _), heads = cells_BVD.shape, len(value_weight_HED)
+        (batch, num_cells, dim), heads = cells_BVD.shape, len(value_weight_HED)
         grad_HEN = grad_output_BHCE.permute(1, 3, 0, 2).flatten(2)
         grad_value_weight_HED = grad_HEN @ _one_head_first(contexts_BND, heads)
-        grad_contexts_BND = torch.empty_like(contexts_BND)
-        _one_head_first(grad_contexts_BND, heads).baddbmm_(grad_HEN.transpose(1, 2), value_weight_HED, beta=0)
+        if torch.compiler.is_compiling():  # which writes into no view
+            grad_contexts = (grad_HEN.transpose(1, 2) @ value_weight_HED).transpose(0, 1)
+        else:
+            grad_contexts = contexts_BND.new_empty(grad_HEN.shape[2], heads, dim)
+            grad_contexts.transpose(0, 1).baddbmm_(grad_HEN.transpose(1, 2), value_weight_HED, beta=0)
+        grad_contexts_BND = grad_contexts.reshape(contexts_BND.shape)
         grad_weights = torch.cat([grad_contexts_BND @ cells_BVD.transpose(1, 2), grad_to_prompts], dim=2)
         grad_scores = weights * (grad_weights - (weights * grad_weights).sum(dim=2, keepdim=True))
         grad_cell_scores_BNV = grad_scores[:, :, :num_cells].to(cells_BVD.dtype)
