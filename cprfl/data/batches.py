@@ -15,6 +15,7 @@ from torch import Tensor
 from cprfl.data.shards import ROWS_PER_SHARD, Features
 
 Views = Literal["all", "plain", "random"]
+_AHEAD = 3  # shards that are read while the present ones are consumed, however large they are
 
 
 class Batch(NamedTuple):
@@ -60,8 +61,10 @@ def read_in_batches(
     parts = _own_parts(images, num_views, shuffle_seed, rank, world_size, select)
     rng = None if shuffle_seed is None else np.random.default_rng([shuffle_seed, rank])
     carried: Batch | None = None
-    # With a shuffle, the next window is read while the present one is consumed.
-    ahead = readers if rng is None else max(readers, buffer_rows // ROWS_PER_SHARD)
+    # No more is read ahead than fits into the buffer; with a shuffle, that is the window after the present one.
+    ahead = max(_AHEAD, buffer_rows // ROWS_PER_SHARD)
+    if rng is None:
+        ahead = min(ahead, readers)
     for window in _windows(_read_ahead(read, parts, ahead, readers), 1 if rng is None else buffer_rows):
         slots = np.repeat(np.arange(len(window)), [len(rows) for _, rows in window])
         rows = np.concatenate([rows for _, rows in window])

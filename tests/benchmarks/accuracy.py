@@ -41,7 +41,7 @@ METRICS = ("mAP", "mAP_head", "mAP_medium", "mAP_tail")
 PUBLISHED = ["model.members=1", "model.linear_member=false", "text_encoder.center=false", "text_encoder.norm=null"]
 FIXED = {
     "linear_probe": ["model.name=linear_probe", "model.standardize=true"],
-    # Two of width 256 and a linear one take half the time of the one of width 512 that the published form is.
+    # Two of width 256 and a linear one take half the multiplications of the published form's one of width 512.
     "cprfl": ["model.dim=256", "model.num_heads=4", "model.mlp_dim=256", "model.members=2"],
     "published": ["model.dim=512", "model.num_heads=8", "model.mlp_dim=512", *PUBLISHED],
 }
@@ -155,7 +155,7 @@ def study_demo(common: list[str]) -> None:
     ensemble = ["model.members=2", "model.linear_member=true"]
     variants: dict[str, list[str]] = {
         "CPRFL, as published": [],
-        "CPRFL, as published, twice the epochs": ["train.epochs=80"],  # the time of two members
+        "CPRFL, as published, twice the epochs": ["train.epochs=80"],  # as much training as of two members
         "CPRFL, two members and a linear one": ensemble,
         "CPRFL, the same with centred text, as chosen on coco_mini": [
             *ensemble,
