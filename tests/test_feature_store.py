@@ -177,9 +177,11 @@ def test_no_damage_passes_silently(tmp_path: Path, where: float, bit: int, trunc
     except FeatureStoreError as error:
         assert name in str(error)
         assert "`cprfl features prune --features" in str(error)
-    else:  # a bit that carries nothing: padding, statistics, the name of the writer
-        assert features.checksum() == rows_of(key, 2).checksum()
-        assert features.image_ids == rows_of(key, 2).image_ids
+    else:  # a bit of the footer that carries nothing, like the name of the writer
+        expected = rows_of(key, 2)
+        assert features.image_ids == expected.image_ids
+        for field in ("views", "grid", "global_features"):
+            assert np.array_equal(getattr(features, field), getattr(expected, field))
     path.write_bytes(content)
 
 
@@ -222,7 +224,7 @@ def test_what_is_wrong_is_named_and_pruned(root: str) -> None:
         FeatureStore.open(store.folder.uri)
     store = fill(root, key)
     store.folder.write("store.json", json.dumps(store.description | {"version": 1}).encode())
-    with pytest.raises(FeatureStoreError, match="format version 1, this program reads 3"):
+    with pytest.raises(FeatureStoreError, match="format version 1, this program reads 4"):
         FeatureStore.open(store.folder.uri)
     store.folder.write("store.json", b"{")
     with pytest.raises(FeatureStoreError, match="store.json: damaged"):
@@ -288,8 +290,8 @@ def test_credentials_come_from_the_environment_and_reach_no_message(
 
 def test_a_file_that_fails_half_way_is_not_there(root: str) -> None:
     folder = Folder(root)
-    with pytest.raises(RuntimeError), folder.create("x") as sink:
-        (sink.write_bytes if isinstance(sink, Path) else sink.write)(b"half")
+    with pytest.raises(RuntimeError), folder.create("x") as file:
+        file.write(b"half")
         raise RuntimeError
     assert folder.files() == {}
     folder.write("x", b"whole")

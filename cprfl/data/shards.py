@@ -2,30 +2,30 @@
 
 Features are fixed-size binary columns of little-endian float16: a typed tensor column costs
 about ten times as much to write and read. Their shapes stand in the schema's metadata. pandas, Polars and DuckDB open
-the files as they are; ``numpy.frombuffer(value, "<f2")`` gives a row's features.
+the files as they are; ``numpy.frombuffer(value, "<f2")`` gives a row's features. Why Arrow does not write them:
+`cprfl.data.plain_parquet`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
+from cprfl.data import plain_parquet
 from cprfl.data.images import BadImage
 from cprfl.data.storage import Folder
 
-VERSION = 3
+VERSION = 4
 ROWS_PER_SHARD = 128
-_WRITTEN_AT_ONCE = 400_000  # bytes: pages of this size stay in the processor's cache, twice as fast as whole shards
 _METADATA = b"cprfl.features"
-_COLUMNS = ("image_id", "view", "features", "global_features")
 _NAME = re.compile(r"features-(\d{6,})\.parquet")
 
 
@@ -49,13 +49,6 @@ class Features:
     grid: np.ndarray
     global_features: np.ndarray
 
-    def checksum(self) -> str:
-        """Of ids, views and features, in 16 hexadecimal digits (XXH3)."""
-        digest = xxhash.xxh3_64("\n".join(self.image_ids).encode())
-        for array in (self.views, self.grid, self.global_features):
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
-
 
 def shard_name(number: int) -> str:
     """The file of a shard."""
@@ -71,25 +64,19 @@ def write_shard(folder: Folder, number: int, features: Features, bad: Sequence[B
         "version": VERSION,
         "key": folder.uri.rpartition("/")[2],
         "shard": number,
-        "checksum": features.checksum(),
         "dtype": "float16",
         "grid_shape": list(grid.shape[1:]),
         "global_shape": list(global_features.shape[1:]),
         "bad_images": [asdict(item) for item in bad],
     }
-    columns = {
-        "image_id": pa.array(features.image_ids, pa.string()),
-        "view": pa.array(features.views, pa.int8()),
-        "features": _to_binary(grid),
-        "global_features": _to_binary(global_features),
-    }
-    # A column that may hold nulls has its values copied once more.
-    fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
-    table = pa.table(list(columns.values()), schema=pa.schema(fields, {_METADATA: json.dumps(metadata)}))
-    rows_at_once = max(1, _WRITTEN_AT_ONCE // max(grid[:1].nbytes, 1))
-    with folder.create(shard_name(number)) as sink:
-        pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=["image_id", "view"],
-                       write_batch_size=rows_at_once)  # fmt: skip
+    columns = [
+        plain_parquet.strings("image_id", features.image_ids),
+        plain_parquet.small_integers("view", features.views),
+        plain_parquet.fixed_bytes("features", grid),
+        plain_parquet.fixed_bytes("global_features", global_features),
+    ]
+    with folder.create(shard_name(number)) as file:
+        plain_parquet.write(file, len(grid), columns, {_METADATA: json.dumps(metadata).encode()})
 
 
 def read_shard(folder: Folder, name: str, rows: int, expected: dict[str, Any]) -> Features:
@@ -105,23 +92,20 @@ def read_shard(folder: Folder, name: str, rows: int, expected: dict[str, Any]) -
         DamagedShardError: where anything differs.
         FileNotFoundError: where there is no such file.
     """
-    table = _read(folder, name, None)
-    try:
-        metadata = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}"))
-    except ValueError:
-        metadata = {}
-    if any(metadata.get(field) != value for field, value in expected.items()) or table.num_rows != rows:
-        raise DamagedShardError("damaged shard (it is another one than its name says)")
-    table = table.combine_chunks()
-    features = Features(
-        tuple(_ids(table)),
-        table["view"].to_numpy(),
-        _from_binary(table["features"], metadata["grid_shape"]),
-        _from_binary(table["global_features"], metadata["global_shape"]),
-    )
-    if features.checksum() != metadata.get("checksum"):
-        raise DamagedShardError("damaged shard (its content has changed)")
-    return features
+    content = folder.read_array(name)
+    with _damage_named():
+        parquet = pq.ParquetFile(pa.BufferReader(pa.py_buffer(content)))
+        if not plain_parquet.is_intact(content, parquet):
+            raise DamagedShardError("damaged shard (its content has changed)")
+        metadata = _metadata(parquet)
+        if any(metadata.get(field) != value for field, value in expected.items()) or parquet.metadata.num_rows != rows:
+            raise DamagedShardError("damaged shard (it is another one than its name says)")
+        small = parquet.read(["image_id", "view"], use_threads=False)
+        grid, global_features = (
+            plain_parquet.fixed_values(content, parquet, column).view("<f2").reshape(rows, *metadata[shape])
+            for column, shape in (("features", "grid_shape"), ("global_features", "global_shape"))
+        )
+        return Features(tuple(small["image_id"].to_pylist()), small["view"].to_numpy(), grid, global_features)
 
 
 def read_image_ids(folder: Folder, name: str) -> list[str]:
@@ -130,31 +114,9 @@ def read_image_ids(folder: Folder, name: str) -> list[str]:
     Raises:
         DamagedShardError: where it cannot be read.
     """
-    return _ids(_read(folder, name, ["image_id"]))
-
-
-def _ids(table: pa.Table) -> list[str]:
-    try:
-        ids: list[str] = table["image_id"].to_pylist()
-    except UnicodeDecodeError as error:
-        raise DamagedShardError(f"damaged shard ({error})") from None
-    return ids
-
-
-def _read(folder: Folder, name: str, columns: list[str] | None) -> pa.Table:
-    try:
-        with folder.open(name) as file:
-            table = pq.ParquetFile(file).read(columns, use_threads=False)  # the shards are what is read in parallel
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise DamagedShardError(f"damaged shard ({str(error).splitlines()[0]})") from None
-    types = {"image_id": pa.string(), "view": pa.int8()}
-    if table.column_names != (columns or list(_COLUMNS)) or any(
-        table.schema.field(name).type != types[name] for name in table.column_names if name in types
-    ):
-        raise DamagedShardError("damaged shard (its columns have changed)")
-    return table
+    with _damage_named(), folder.open(name) as file:
+        ids: list[str] = pq.ParquetFile(file).read(["image_id"], use_threads=False)["image_id"].to_pylist()
+        return ids
 
 
 def shard_numbers(folder: Folder) -> set[int]:
@@ -168,12 +130,9 @@ def read_footer(folder: Folder, name: str) -> tuple[int, dict[str, Any]]:
     Raises:
         DamagedShardError: where its footer cannot be read.
     """
-    try:
-        with folder.open(name) as file:
-            parquet = pq.ParquetFile(file)
-            return parquet.metadata.num_rows, dict(json.loads((parquet.schema_arrow.metadata or {})[_METADATA]))
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise DamagedShardError(f"damaged shard ({type(error).__name__} in its footer)") from None
+    with _damage_named(), folder.open(name) as file:
+        parquet = pq.ParquetFile(file)
+        return parquet.metadata.num_rows, _metadata(parquet)
 
 
 def is_whole(folder: Folder, name: str) -> bool:
@@ -186,20 +145,17 @@ def is_whole(folder: Folder, name: str) -> bool:
         return False
 
 
-def _to_binary(array: np.ndarray) -> pa.Array:
-    """One fixed-size binary value per row, without a copy."""
-    width = int(np.prod(array.shape[1:])) * array.itemsize
-    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(array), [None, pa.py_buffer(array)])
+def _metadata(parquet: pq.ParquetFile) -> dict[str, Any]:
+    return dict(json.loads((parquet.schema_arrow.metadata or {})[_METADATA]))
 
 
-def _from_binary(column: pa.ChunkedArray, shape: Sequence[int]) -> np.ndarray:
-    """The float16 array behind a fixed-size binary column of one chunk, without a copy."""
-    if not len(column):
-        return np.empty((0, *shape), dtype="<f2")
-    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    width = int(np.prod(shape)) * 2
-    if array.type != pa.binary(width):
-        raise DamagedShardError(f"damaged shard (features of type {array.type}, not float16 of shape {list(shape)})")
-    values = np.frombuffer(array.buffers()[1], dtype="<f2")
-    start = array.offset * width // 2
-    return values[start : start + len(array) * width // 2].reshape(len(array), *shape)
+@contextmanager
+def _damage_named() -> Iterator[None]:
+    """Turn what reading a damaged file raises into a `DamagedShardError`; a missing file stays what it is."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        first_line = str(error).partition("\n")[0]
+        raise DamagedShardError(f"damaged shard ({first_line or type(error).__name__})") from None

@@ -13,8 +13,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import fs
 
@@ -79,13 +80,24 @@ class Folder:
             return pa.memory_map(f"{path}/{name}")
         return filesystem.open_input_file(f"{path}/{name}")
 
+    def read_array(self, name: str) -> np.ndarray:
+        """A file's bytes, uint8 [size], in memory that may be written to."""
+        filesystem, path = self._filesystem
+        with _named(f"{self.uri}/{name}"):
+            if isinstance(filesystem, fs.LocalFileSystem):
+                return np.fromfile(f"{path}/{name}", np.uint8)
+            with filesystem.open_input_file(f"{path}/{name}") as file:
+                content = np.empty(file.size(), np.uint8)
+                file.readinto(content)
+                return content
+
     @contextmanager
-    def create(self, name: str) -> Iterator[Any]:
-        """Something to write a file to (a path or a file object), which appears whole or not at all."""
+    def create(self, name: str) -> Iterator[BinaryIO]:
+        """A file to write to, which appears whole or not at all."""
         filesystem, path = self._filesystem
         if isinstance(filesystem, fs.LocalFileSystem):
-            with write_aside(Path(path) / name) as aside:
-                yield aside
+            with write_aside(Path(path) / name) as aside, aside.open("wb") as file:
+                yield file
             return
         # Closing a remote stream keeps what it has got, after an error too: so it is opened when all is at hand.
         content = pa.BufferOutputStream()
@@ -95,8 +107,8 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all."""
-        with self.create(name) as sink:
-            (sink.write_bytes if isinstance(sink, Path) else sink.write)(content)
+        with self.create(name) as file:
+            file.write(content)
 
     def remove(self, name: str) -> None:
         """Remove a file."""
