@@ -81,15 +81,10 @@ class Folder:
         return filesystem.open_input_file(f"{path}/{name}")
 
     def read_array(self, name: str) -> np.ndarray:
-        """A file's bytes, uint8 [size], in memory that may be written to."""
+        """A file's bytes, uint8 [size], in memory that may be written to and that Arrow's pool uses again."""
         filesystem, path = self._filesystem
-        with _named(f"{self.uri}/{name}"):
-            if isinstance(filesystem, fs.LocalFileSystem):
-                return np.fromfile(f"{path}/{name}", np.uint8)
-            with filesystem.open_input_file(f"{path}/{name}") as file:
-                content = np.empty(file.size(), np.uint8)
-                file.readinto(content)
-                return content
+        with _named(f"{self.uri}/{name}"), filesystem.open_input_file(f"{path}/{name}") as file:
+            return np.frombuffer(file.read_buffer(), np.uint8)
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
