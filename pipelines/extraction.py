@@ -37,7 +37,7 @@ from pipelines import cluster
 
 Row = dict[str, Any]
 _ENCODERS_PER_NODE = 8  # without GPUs: encoders of one thread each lose nothing where decoding takes a core
-_SHARDS_AHEAD = 8  # in memory at once for each encoder: being decoded, waiting, being encoded, being written
+_SHARDS_AHEAD = 6  # in memory at once for each encoder: being decoded, waiting, being encoded, being written
 
 
 @dataclass(frozen=True)
