@@ -7,8 +7,10 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow.fs as pafs
 import pytest
 import torch
@@ -260,13 +262,23 @@ def test_the_command_line_lists_verifies_and_prunes(tmp_path: Path) -> None:
         call("verify", "nothing")
 
 
-def test_other_programs_open_a_shard(tmp_path: Path) -> None:
+@pytest.mark.parametrize("program", ["pandas", "Polars", "DuckDB"])
+def test_other_programs_open_a_store(tmp_path: Path, program: str) -> None:
     key = key_of(23)
-    store = fill(str(tmp_path), key)
-    table = pd.read_parquet(store.folder.uri + "/" + store.description["shards"][1]["file"])
-    assert table["image_id"].tolist() == list(rows_of(key, 1).image_ids)
-    grid = np.frombuffer(table["features"][3], "<f2").reshape(SHAPE)
-    assert np.array_equal(grid, rows_of(key, 1).grid[3])
+    shards = f"{fill(str(tmp_path), key).folder.uri}/*.parquet"
+    if program == "pandas":
+        tables = [pd.read_parquet(path) for path in sorted(Path(shards).parent.glob("*.parquet"))]
+        rows = [row for table in tables for row in table.itertuples(index=False, name=None)]
+    elif program == "Polars":
+        rows = pl.read_parquet(shards).rows()
+    else:
+        rows = duckdb.sql(f"SELECT * FROM '{shards}' ORDER BY image_id, view").fetchall()
+    expected = [rows_of(key, shard) for shard in range(len(key.shards()))]
+    assert [row[0] for row in rows] == [image_id for part in expected for image_id in part.image_ids]
+    assert [row[1] for row in rows] == [view for part in expected for view in part.views.tolist()]
+    grid = np.frombuffer(b"".join(row[2] for row in rows), "<f2").reshape(-1, *SHAPE)
+    assert np.array_equal(grid, np.concatenate([part.grid for part in expected]))
+    assert b"".join(row[3] for row in rows) == b"".join(part.global_features.tobytes() for part in expected)
 
 
 def test_credentials_come_from_the_environment_and_reach_no_message(
