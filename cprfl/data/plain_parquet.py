@@ -19,7 +19,8 @@ import xxhash
 
 _MAGIC = b"PAR1"
 _ALIGNMENT = 64  # bytes: a column's values start at a multiple of it
-_CHECKSUM = b"xxh3"  # the key of the metadata that has the checksum of all before the footer
+_CHECKSUM = b"xxh3"  # the last key of the metadata: the checksum of the whole file with these digits in its place
+_NO_CHECKSUM = b"0" * 16
 _INT32, _BYTE_ARRAY, _FIXED_LEN_BYTE_ARRAY = 1, 6, 7  # physical types
 _UTF8, _INT_8 = 0, 15  # what they stand for
 _REQUIRED, _PLAIN, _RLE, _UNCOMPRESSED, _DATA_PAGE = 0, 0, 3, 0, 0
@@ -79,15 +80,21 @@ def write(file: BinaryIO, rows: int, columns: Sequence[Column], metadata: Mappin
         chunks.append(_chunk(column, rows, position, len(header) + len(column.values)))
         append(header)
         append(column.values)
-    footer = _footer(rows, columns, chunks, {**metadata, _CHECKSUM: digest.hexdigest().encode()})
-    file.write(footer + len(footer).to_bytes(4, "little") + _MAGIC)
+    footer = _footer(rows, columns, chunks, {**metadata, _CHECKSUM: _NO_CHECKSUM})
+    footer += len(footer).to_bytes(4, "little") + _MAGIC
+    digest.update(footer)
+    before, _, after = footer.rpartition(_NO_CHECKSUM)
+    file.write(before + digest.hexdigest().encode() + after)
 
 
 def is_intact(content: np.ndarray, parquet: pq.ParquetFile) -> bool:
-    """Whether the checksum in the footer of ``parquet`` is that of all before it; ``content`` is uint8 [size]."""
-    expected = (parquet.schema_arrow.metadata or {}).get(_CHECKSUM)
-    footer = int.from_bytes(content[-8:-4].tobytes(), "little")
-    return bool(xxhash.xxh3_64(content[: -8 - footer].data).hexdigest().encode() == expected)
+    """Whether the file, uint8 [size], has the checksum that its footer says: no bit of it has changed."""
+    expected = (parquet.schema_arrow.metadata or {}).get(_CHECKSUM, _NO_CHECKSUM)
+    start = len(content) - 8 - int.from_bytes(content[-8:-4].tobytes(), "little")
+    before, _, after = content[start:].tobytes().rpartition(expected)
+    digest = xxhash.xxh3_64(content[:start].data)
+    digest.update(before + _NO_CHECKSUM + after)
+    return bool(digest.hexdigest().encode() == expected)
 
 
 def fixed_values(content: np.ndarray, parquet: pq.ParquetFile, name: str) -> np.ndarray:

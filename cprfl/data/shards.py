@@ -26,6 +26,7 @@ from cprfl.data.storage import Folder
 VERSION = 4
 ROWS_PER_SHARD = 128
 _METADATA = b"cprfl.features"
+_TYPES = {"image_id": pa.string(), "view": pa.int8()}
 _NAME = re.compile(r"features-(\d{6,})\.parquet")
 
 
@@ -100,7 +101,7 @@ def read_shard(folder: Folder, name: str, rows: int, expected: dict[str, Any]) -
         metadata = _metadata(parquet)
         if any(metadata.get(field) != value for field, value in expected.items()) or parquet.metadata.num_rows != rows:
             raise DamagedShardError("damaged shard (it is another one than its name says)")
-        small = parquet.read(["image_id", "view"], use_threads=False)
+        small = _read(parquet, "image_id", "view")
         grid, global_features = (
             plain_parquet.fixed_values(content, parquet, column).view("<f2").reshape(rows, *metadata[shape])
             for column, shape in (("features", "grid_shape"), ("global_features", "global_shape"))
@@ -115,7 +116,7 @@ def read_image_ids(folder: Folder, name: str) -> list[str]:
         DamagedShardError: where it cannot be read.
     """
     with _damage_named(), folder.open(name) as file:
-        ids: list[str] = pq.ParquetFile(file).read(["image_id"], use_threads=False)["image_id"].to_pylist()
+        ids: list[str] = _read(pq.ParquetFile(file), "image_id")["image_id"].to_pylist()
         return ids
 
 
@@ -143,6 +144,14 @@ def is_whole(folder: Folder, name: str) -> bool:
         return bool(read_footer(folder, name)[1].get("version") == VERSION)
     except DamagedShardError:
         return False
+
+
+def _read(parquet: pq.ParquetFile, *names: str) -> pa.Table:
+    """Small columns, also where the checksum has not been compared."""
+    table = parquet.read(list(names), use_threads=False)
+    if {field.name: field.type for field in table.schema} != {name: _TYPES[name] for name in names}:
+        raise DamagedShardError("damaged shard (its columns have changed)")
+    return table
 
 
 def _metadata(parquet: pq.ParquetFile) -> dict[str, Any]:

@@ -68,10 +68,7 @@ class Folder:
 
     def read(self, name: str) -> bytes:
         """A file's bytes."""
-        filesystem, path = self._filesystem
-        with _named(f"{self.uri}/{name}"), filesystem.open_input_file(f"{path}/{name}") as file:
-            content: bytes = file.read()
-            return content
+        return self.read_array(name).tobytes()
 
     def open(self, name: str) -> pa.NativeFile:
         """A file to read from, mapped into memory where it is a local one."""
