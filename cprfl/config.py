@@ -7,12 +7,13 @@ A component's ``Config`` stands next to the component and builds it; a whole exp
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cprfl.errors import ConfigError
 
@@ -24,18 +25,6 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-
-
-def _resolve(path: str, info: ValidationInfo) -> str:
-    """Prefix a relative path with the validation context's ``data_root``, if there is one."""
-    root = (info.context or {}).get("data_root")
-    if root is None or path.startswith("/") or "://" in path:
-        return path
-    return f"{root.rstrip('/')}/{path}"
-
-
-DataPath = Annotated[str, AfterValidator(_resolve)]
-"""A path or URI in a dataset or encoder section: relative to the experiment's ``data_root``."""
 
 
 def validate(cls: type[ConfigT], values: object, *, source: str, **context: str) -> ConfigT:
@@ -90,6 +79,115 @@ def _describe(cls: type[Config], detail: dict[str, Any]) -> str:
             message = detail["msg"].removeprefix("Value error, ")
             shown = "" if isinstance(given, dict | Config) else f"got {given!r}; "
             return f"{'.'.join(path) or 'the experiment'}: {shown}{message[:1].lower()}{message[1:]}"
+
+
+def read_settings(cls: type[Config], text: str) -> Any:
+    """The values of a YAML document for ``cls``, in which a setting that is text takes the text as it is written.
+
+    YAML alone would make 20240501 of ``2024_05_01``, 7 of ``007`` and False of ``no``.
+
+    Raises:
+        ConfigError: for a key that is there twice.
+        yaml.YAMLError: where it does not parse.
+    """
+    return _values(yaml.compose(text, Loader=yaml.SafeLoader), cls, cls)
+
+
+def read_override(cls: type[Config], override: str, before: Mapping[str, Any]) -> dict[str, Any]:
+    """``a.b=value`` as nested values for ``cls``; ``before`` tells which components the settings belong to.
+
+    Raises:
+        ConfigError: where it is no override, or its value is not what YAML takes.
+    """
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set {override}: expected a.b=value")
+    annotation: Any = cls
+    place: Any = before
+    for key in keys:
+        annotation = _annotation_of(annotation, key, place.get("name") if isinstance(place, Mapping) else None, cls)
+        place = place.get(key) if isinstance(place, Mapping) else None
+    if _is_text(annotation):
+        value: Any = None if _may_be_none(annotation) and text in ("null", "") else text
+    else:
+        try:
+            value = _values(yaml.compose(text, Loader=yaml.SafeLoader), annotation, cls)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override}: not YAML: {' '.join(str(error).split())}") from None
+    for key in reversed(keys):
+        value = {key: value}
+    changes: dict[str, Any] = value
+    return changes
+
+
+class SameAsRoot:
+    """Marks, in an annotation, a mapping of changes to the configuration that it is a part of."""
+
+
+def _values(node: yaml.Node | None, annotation: Any, root: type[Config]) -> Any:
+    """The value of a YAML node where a setting of this type is expected."""
+    if node is None:
+        return None
+    if isinstance(node, yaml.ScalarNode):
+        nothing = node.tag == "tag:yaml.org,2002:null"
+        if _is_text(annotation) and not (nothing and (_may_be_none(annotation) or not node.value)):
+            return node.value
+        return _construct(node)
+    if isinstance(node, yaml.SequenceNode):
+        inner = next(iter(get_args(_bare(annotation, list))), Any)
+        return [_values(item, inner, root) for item in node.value]
+    found: dict[str, Any] = {}
+    names = [value.value for key, value in node.value if key.value == "name"]
+    for key_node, value_node in node.value:
+        key = str(key_node.value)
+        if key in found:
+            raise ConfigError(f"{key}: given twice (line {key_node.start_mark.line + 1}); remove one")
+        found[key] = _values(value_node, _annotation_of(annotation, key, names[0] if names else None, root), root)
+    return found
+
+
+def _construct(node: yaml.Node) -> Any:
+    loader = yaml.SafeLoader("")
+    try:
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _annotation_of(annotation: Any, key: str, name: Any, root: type[Config]) -> Any:
+    """The type of the setting ``key`` of a section; ``name`` chooses the component where there are several."""
+    if SameAsRoot in _parts(annotation):
+        annotation = root
+    classes = list(_config_classes(annotation))
+    chosen = [c for c in classes if "name" in c.model_fields and c.model_fields["name"].default == name] or classes
+    for cls in chosen:
+        if key in cls.model_fields:
+            field = cls.model_fields[key]
+            return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    mapped = get_args(_bare(annotation, dict))
+    return mapped[1] if len(mapped) == 2 else Any
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """An annotation's alternatives, and what is attached to them."""
+    yield annotation
+    if get_origin(annotation) in (Annotated, Union, UnionType):
+        for argument in get_args(annotation):
+            yield from _parts(argument)
+
+
+def _bare(annotation: Any, kind: type) -> Any:
+    return next((part for part in _parts(annotation) if get_origin(part) is kind), None)
+
+
+def _is_text(annotation: Any) -> bool:
+    parts = list(_parts(annotation))
+    return str in parts and not {int, float, bool} & {part for part in parts if isinstance(part, type)}
+
+
+def _may_be_none(annotation: Any) -> bool:
+    return type(None) in _parts(annotation)
 
 
 def _unquote(listing: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,8 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from cprfl.comparison import PromotionConfig
-from cprfl.config import Config, validate
+from cprfl.config import Config, SameAsRoot, read_override, read_settings, validate
 from cprfl.data.files import fingerprint
 from cprfl.data.readers.coco import CocoDataset
 from cprfl.data.readers.csv_table import CsvDataset
@@ -23,9 +23,9 @@ from cprfl.encoders.clip import OpenClipEncoder
 from cprfl.encoders.cnn import CnnEncoder
 from cprfl.encoders.text import GloveText, NpzText, OpenClipText, RandomText
 from cprfl.errors import ConfigError
-from cprfl.losses import AsymmetricLoss, DistributionBalancedLoss
-from cprfl.losses.focal import BceConfig, ClassBalancedFocalConfig, FocalConfig, ReweightedConfig, SoftMarginConfig
-from cprfl.models import CPRFL, LinearProbe
+from cprfl.evaluation.comparison import PromotionConfig
+from cprfl.losses import CONFIGS, AnyLoss
+from cprfl.models import CPRFL, Ensemble, LinearProbe, LogisticRegression, ZeroShot
 from cprfl.training.config import TrainConfig
 
 AnyDataset = Annotated[
@@ -33,31 +33,44 @@ AnyDataset = Annotated[
 ]
 AnyEncoder = Annotated[OpenClipEncoder.Config | CnnEncoder.Config, Field(discriminator="name")]
 AnyTextEncoder = Annotated[OpenClipText | GloveText | NpzText | RandomText, Field(discriminator="name")]
-AnyModel = Annotated[CPRFL.Config | LinearProbe.Config, Field(discriminator="name")]
-AnyLoss = Annotated[
-    AsymmetricLoss.Config
-    | DistributionBalancedLoss.Config
-    | ClassBalancedFocalConfig
-    | FocalConfig
-    | ReweightedConfig
-    | BceConfig
-    | SoftMarginConfig,
+AnyMethod = Annotated[
+    CPRFL.Config | LinearProbe.Config | LogisticRegression.Config | ZeroShot.Config | Ensemble.Config,
     Field(discriminator="name"),
 ]
 
 
-class ResourcesConfig(Config):
-    """What a training run takes of the Ray cluster.
+def _in_this_process(num_workers: int | None) -> bool:
+    return num_workers == 0 or (num_workers is None and not os.environ.get("RAY_ADDRESS"))
 
-    ``cpus_per_worker``: all of a single machine's, shared evenly, unless given. ``gpu``: one per worker, if the
-    cluster has any (``auto``), always or never. ``max_failures``: times that a training whose worker or node died goes
-    on from its last checkpoint, waiting up to a minute for other resources.
+
+Changes = Annotated[dict[str, Any], SameAsRoot]
+"""Settings of another experiment, where they differ."""
+
+
+class ResourcesConfig(Config):
+    """Where a training runs, and what it takes of a Ray cluster.
+
+    ``num_workers``: 0 trains in this process, without Ray; unless given it is 0 where no cluster is named
+    (``RAY_ADDRESS``), and 1 on one. ``cpus_per_worker``: unless given, as many as each of them can have, every worker
+    on one node. ``gpu``: one per worker, if the cluster has any (``auto``), always or never. ``max_failures``: times
+    that a training whose worker or node died goes on from its last checkpoint, waiting up to a minute for other
+    resources.
     """
 
-    num_workers: PositiveInt = 1
+    num_workers: NonNegativeInt | None = None
     cpus_per_worker: PositiveInt | None = None
     gpu: Literal["auto", "always", "never"] = "auto"
     max_failures: NonNegativeInt = 3
+
+    @property
+    def in_this_process(self) -> bool:
+        """Whether the training needs no Ray."""
+        return _in_this_process(self.num_workers)
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together."""
+        return self.num_workers or 1
 
 
 class Experiment(Config):
@@ -72,12 +85,14 @@ class Experiment(Config):
             given.
         protocol: ``honest`` never looks at the test images before the end; ``published`` keeps the epoch with the
             best test mAP, as the released codes do, and says so in every result.
+        first: the experiment that comes before this one, by what it changes: it trains the image tower
+            (``train.backbone: adapter`` or ``finetune``), on whose features this one is then trained.
         promotion: when a retrained model replaces the champion.
         variants: further experiments, each by what it changes; a section with another ``name`` replaces the section.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     data_root: str = "."
     output_dir: str = "outputs"
     feature_dir: str | None = None
@@ -85,12 +100,13 @@ class Experiment(Config):
     dataset: AnyDataset
     encoder: AnyEncoder
     text_encoder: AnyTextEncoder
-    model: AnyModel
-    loss: AnyLoss = AsymmetricLoss.Config()
+    model: AnyMethod
+    loss: AnyLoss = CONFIGS["asymmetric"](name="asymmetric")
     train: TrainConfig = TrainConfig()
+    first: Changes | None = None
     resources: ResourcesConfig = ResourcesConfig()
     promotion: PromotionConfig = PromotionConfig()
-    variants: dict[str, dict[str, Any]] = {}
+    variants: dict[str, Changes] = {}
 
     @model_validator(mode="before")
     @classmethod
@@ -100,23 +116,31 @@ class Experiment(Config):
         return values
 
     @model_validator(mode="after")
-    def _selection_has_a_split_to_select_on(self) -> Self:
+    def _settings_fit_together(self) -> Self:
         if "://" in self.output_dir:
             raise ValueError("output_dir must be a folder of a file system; feature_dir and data_root may be URIs")
         if self.name in ("cache", "mlflow"):
             raise ValueError(f"name {self.name!r} is taken by a folder of the same name under output_dir")
         if self.train.select == "best" and self.protocol == "honest" and self.train.validation == 0:
             raise ValueError("train.select: best needs train.validation > 0 (a split of the training images)")
-        if self.train.backbone == "finetune":
-            if self.model.standardize:
-                raise ValueError(
-                    "model.standardize needs statistics of fixed features; set it to false with backbone: finetune"
-                )
-            if self.encoder.views > 1:
-                raise ValueError(
-                    "encoder.views is for cached features; train.finetune.augmentation augments on the fly"
-                )
+        if self.train.moves_tower:
+            self._check_that_the_tower_can_move()
         return self
+
+    def _check_that_the_tower_can_move(self) -> None:
+        moved = f"train.backbone: {self.train.backbone}"
+        if self.model.needs_statistics:
+            raise ValueError(f"model.standardize needs statistics of fixed features; set it to false with {moved}")
+        if self.model.in_closed_form or not self.model.by_gradients:
+            raise ValueError(
+                f"model.name={self.model.name} is fitted to fixed features; {moved} has nothing to train with"
+            )
+        if self.encoder.views > 1:
+            raise ValueError("encoder.views is for cached features; train.finetune.augmentation augments on the fly")
+        if self.first is not None:
+            raise ValueError(
+                f"{moved}: the tower moves in `first`; this experiment takes its features (backbone: frozen)"
+            )
 
     @property
     def folder(self) -> Path:
@@ -135,15 +159,45 @@ class Experiment(Config):
 
     @property
     def training_fingerprint(self) -> str:
-        """Changes with every setting that can change the trained weights."""
-        others = {"variants", "promotion", "output_dir", "feature_dir", "data_root"}
-        return fingerprint(self.model_dump(mode="json", exclude=others))
+        """Changes with every setting that can change the trained weights, but for those that choose the data.
+
+        Those change what the data are named by, or change nothing.
+        """
+        values = self.model_dump(mode="json", include={"seed", "protocol", "model", "loss", "train"})
+        del values["train"]["features_in_memory_mb"], values["train"]["finetune"]["num_processes"]
+        return fingerprint([values, self.resources.world_size])
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that are trained; 0 where the method is not fitted by gradients."""
+        return self.train.epochs if self.model.by_gradients else 0
+
+    @property
+    def extracts_in_this_process(self) -> bool:
+        """Whether features are extracted without Ray."""
+        return _in_this_process(self.encoder.num_workers)
+
+    @property
+    def tower_training(self) -> TrainConfig | None:
+        """How the image tower came to differ from the configured one, here or in the experiment before; if it does."""
+        before = self.first_experiment
+        train = before.train if before is not None else self.train
+        return train if train.moves_tower else None
+
+    @property
+    def first_experiment(self) -> Experiment | None:
+        """The experiment that trains the tower, named ``<name>-first``; none where there is no such stage."""
+        if self.first is None:
+            return None
+        base = self.model_dump(mode="json", exclude={"variants", "first"})
+        merged = _merge(base, {**self.first, "name": f"{self.name}-first"})
+        return validate(Experiment, merged, source="first", data_root=self.data_root)
 
     def variant(self, key: str) -> Experiment:
         """This experiment with one variant's changes, named ``<name>-<key>``."""
         base = self.model_dump(mode="json", exclude={"variants"})
         merged = _merge(base, {**self.variants[key], "name": f"{self.name}-{key}"})
-        return validate(Experiment, merged, source=f"variants.{key}")
+        return validate(Experiment, merged, source=f"variants.{key}", data_root=self.data_root)
 
     def settings(self, paths: Iterable[str]) -> dict[str, Any]:
         """The values at those of the paths (``loss.gamma_neg``) that this experiment has."""
@@ -180,31 +234,34 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """
     if not Path(path).is_file():
         raise ConfigError(f"{path}: configuration file not found")
-    wrong = [override for override in overrides if "=" not in override or override.startswith("=")]
-    if wrong:
-        raise ConfigError(f"--set {wrong[0]}: expected a.b=value")
     try:
-        base = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        changes = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+        text = Path(path).read_text()
+        base = OmegaConf.to_container(OmegaConf.create(read_settings(Experiment, text)), resolve=True)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(base, dict) or not isinstance(changes, dict):
+    if not isinstance(base, dict):
         raise ConfigError(f"{path}: expected settings as `key: value`, got a {type(base).__name__}")
-    merged = _merge(base, changes)
-    merged["output_dir"] = str(merged.get("output_dir", "outputs"))
-    if "://" not in merged["output_dir"]:
-        merged["output_dir"] = str(Path(merged["output_dir"]).absolute())
-    if merged.get("feature_dir") and "://" not in merged["feature_dir"]:
-        merged["feature_dir"] = str(Path(merged["feature_dir"]).absolute())
-    merged["data_root"] = str(merged.get("data_root", "."))
-    if "://" not in merged["data_root"]:
-        merged["data_root"] = str(Path(merged["data_root"]).absolute())
+    merged = base
+    for override in overrides:
+        merged = _merge(merged, read_override(Experiment, override, merged))
+    if merged.get("output_dir") == "":
+        raise ConfigError(f"{path}: output_dir is empty; give a folder")
+    merged["output_dir"] = _absolute(merged.get("output_dir", "outputs"))
+    merged["data_root"] = _absolute(merged.get("data_root", "."))
+    if merged.get("feature_dir"):
+        merged["feature_dir"] = _absolute(merged["feature_dir"])
     experiment = validate(Experiment, merged, source=str(path), data_root=merged["data_root"])
+    if (before := experiment.first_experiment) is not None and not before.train.moves_tower:
+        raise ConfigError(f"{path}: first.train.backbone: frozen trains no image tower; set it to adapter or finetune")
     for key in experiment.variants:
         experiment.variant(key)
     return experiment
+
+
+def _absolute(path: Any) -> str:
+    return str(path) if "://" in str(path) else str(Path(str(path)).absolute())
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,20 +1,16 @@
-"""Stages as jobs on a Ray cluster: what is packed, how its end is told."""
+"""`cprfl submit`: what is packed for a stage that runs as a job on a Ray cluster."""
 
 from __future__ import annotations
 
-import asyncio
 import importlib.metadata
-import logging
 import os
 import re
 import shlex
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from packaging.requirements import Requirement
@@ -22,14 +18,12 @@ from packaging.utils import canonicalize_name
 
 import cprfl
 import pipelines
-from cprfl.errors import ClusterError, ConfigError
+from cprfl.errors import ConfigError
 from cprfl.experiment import Experiment, load
-from pipelines.sweep import load_sweep
-
-if TYPE_CHECKING:
-    from ray.job_submission import JobDetails, JobSubmissionClient
+from pipelines.sweeps.config import load_sweep
 
 STAGES = ("run", "preprocess", "train", "evaluate", "tune", "retrain")
+_SWEEPS, _RESUMES = ("tune", "retrain"), ("tune",)  # stages that take --sweep, and --resume
 PACKAGES = ("lock", "image")
 _CONFIG, _SWEEP = "experiment.yaml", "sweep.yaml"
 _ROOT = Path(pipelines.__file__).parent.parent
@@ -71,15 +65,23 @@ def submit(
     for name, value, choices in (("STAGE", stage, STAGES), ("--packages", packages, PACKAGES)):
         if value not in choices:
             raise ConfigError(f"{name}: got {value!r}; valid: {', '.join(choices)}")
+    if sweep is not None and stage not in _SWEEPS:
+        raise ConfigError(f"--sweep: {stage} takes no sweep; {' and '.join(_SWEEPS)} do")
+    if sweep is None and stage == "tune":
+        raise ConfigError("--sweep: tune needs the YAML file of a sweep")
+    if resume and stage not in _RESUMES:
+        raise ConfigError(f"--resume: {stage} goes on by itself where it stopped; only tune takes it")
     _check_paths(config, overrides, load(config, overrides))  # mistakes are better known here than there
     if sweep is not None:
         load_sweep(sweep, config, overrides)
     command = ["python", "-m", "pipelines.cli", stage, _CONFIG]
     if sweep is not None:
-        command += ["--sweep", _SWEEP, *(["--resume"] if resume else [])]
+        command += ["--sweep", _SWEEP]
+    if resume:
+        command.append("--resume")
     for override in overrides:
         command += ["--set", override]
-    with tempfile.TemporaryDirectory() as folder, _answered(address) as client:
+    with tempfile.TemporaryDirectory() as folder:
         for package in (cprfl, pipelines):
             source = Path(str(package.__file__)).parent
             ignored = shutil.ignore_patterns("__pycache__", ".*")
@@ -95,41 +97,9 @@ def submit(
                 "pip_install_options": ["--disable-pip-version-check"],
             }
         entrypoint = f"exec {shlex.join(command)}"  # so that stopping reaches Python, not only a shell
-        return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime, metadata={"stage": stage}))
+        from pipelines.cluster import jobs  # Ray, which takes seconds to import: mistakes are said before
 
-
-def follow(address: str, job: str) -> int:
-    """Print a job's log until it ends, or until the user has seen enough: the job goes on.
-
-    Returns:
-        The job's exit status; 1 where it ended without one, which the last line says.
-    """
-    with _answered(address) as client:
-        _info(client, job)
-        try:
-            asyncio.run(_print_log(client, job))
-        except KeyboardInterrupt:
-            print(f"{job} goes on; cprfl jobs follow | status | stop {job} --address {address}", file=sys.stderr)
-            return 130
-        info = _info(client, job)
-    if info.status == "SUCCEEDED":
-        return 0
-    print(f"{job}: {info.status}: {_last_line(info.message)}", file=sys.stderr)
-    return info.driver_exit_code or 1
-
-
-def status(address: str, job: str) -> str:
-    """One line: what the job is doing, or how it ended."""
-    with _answered(address) as client:
-        info = _info(client, job)
-    return f"{job}  {info.status}  {_last_line(info.message)}".rstrip()
-
-
-def stop(address: str, job: str) -> bool:
-    """Ask a job to stop; false where it had ended."""
-    with _answered(address) as client:
-        _info(client, job)
-        return bool(client.stop_job(job))
+        return jobs.start(address, entrypoint, runtime, stage)
 
 
 def variables(given: Sequence[str]) -> dict[str, str]:
@@ -191,55 +161,3 @@ def _check_paths(config: Path, overrides: Sequence[str], experiment: Experiment)
                 f"{name}: {path!r} is relative to a folder of this machine; give the path of storage that the nodes of "
                 f"the cluster share, --set {name}=/shared/..."
             )
-
-
-@contextmanager
-def _answered(address: str) -> Iterator[JobSubmissionClient]:
-    """A client of the cluster; what it says of addresses and tokens in one line, without the token."""
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
-    from requests.exceptions import RequestException
-
-    if not address.startswith(("http://", "https://")):
-        raise ClusterError(f"--address {address}: expected the URL of the cluster's dashboard, http://head:8265")
-    for name in ("job.sdk", "dashboard_sdk"):
-        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
-    logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
-    token = _token()
-    hidden = {name: os.environ.pop(name) for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS") if name in os.environ}
-    try:  # those two would be taken in place of the address
-        yield JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"} if token else None)
-    except (ConnectionError, RequestException, RuntimeError, AuthenticationError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
-        raise ClusterError(
-            f"{address}: {reason}; --address names the cluster's dashboard, RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH "
-            "its token"
-        ) from None
-    finally:
-        os.environ |= hidden
-
-
-def _token() -> str | None:
-    """The cluster's token, from where Ray takes it too."""
-    if token := os.environ.get("RAY_AUTH_TOKEN"):
-        return token
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-    return file.read_text().strip() if file.is_file() else None
-
-
-def _info(client: JobSubmissionClient, job: str) -> JobDetails:
-    """What the cluster knows of a job; asked before its log, as a failed request for that lands in the head's log."""
-    found = next((known for known in client.list_jobs() if known.submission_id == job), None)
-    if found is None:
-        raise ClusterError(f"{job}: the cluster knows no such job; `cprfl submit` printed its id")
-    return found
-
-
-async def _print_log(client: JobSubmissionClient, job: str) -> None:
-    async for text in client.tail_job_logs(job):
-        print(text, end="", flush=True)
-
-
-def _last_line(message: str | None) -> str:
-    lines = (message or "").strip().splitlines()
-    return lines[-1] if lines else ""

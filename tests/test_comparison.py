@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cprfl.comparison import Comparison, PromotionConfig, bootstrap_gains, compare, weighted_precision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from cprfl.comparison import Comparison, PromotionConfig, bootstrap_gains, compare, weighted_precision
 from cprfl.data.manifest import Groups
 from cprfl.evaluation import evaluate
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance, Definitions
+from pipelines.schedules import ScheduleConfig, load_schedules, serve
 
 from cprfl.errors import ConfigError
 from pipelines import definitions, registry
-from pipelines.schedules import ScheduleConfig, load_schedules, serve
 
 ROOT = Path(__file__).parent.parent
 LENIENT = ["promotion.confidence=0", "promotion.max_group_loss=100", "train.epochs=2"]

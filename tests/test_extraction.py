@@ -17,6 +17,7 @@ import psutil
 import pytest
 import torch
 from PIL import Image
+from pipelines.preprocess import preprocess
 
 from cprfl.data import store_filling
 from cprfl.data.feature_store import FeatureStore
@@ -24,7 +25,6 @@ from cprfl.data.images import open_image
 from cprfl.errors import BadImagesError, UnreadableImageError, WeightsError
 from cprfl.experiment import Experiment, load
 from pipelines import cluster, extraction
-from pipelines.preprocess import preprocess
 from tests.conftest import write_config
 
 

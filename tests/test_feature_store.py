@@ -14,16 +14,16 @@ import polars as pl
 import pyarrow.fs as pafs
 import pytest
 import torch
+from cprfl.data.batches import Batch, Views
+from cprfl.data.shards import Features, write_shard
+from cprfl.data.store_filling import StoreInProgress, StoreKey, prune_unfinished
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from cprfl.data import store_filling
-from cprfl.data.batches import Batch, Views
 from cprfl.data.feature_store import FeatureStore
-from cprfl.data.shards import Features, write_shard
 from cprfl.data.storage import Folder
-from cprfl.data.store_filling import StoreInProgress, StoreKey, prune_unfinished
 from cprfl.errors import FeatureStoreError, StorageError
 from pipelines.cli import app
 

@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cprfl.models.fine_tuned import FineTuned, grid_channels
+from cprfl.predictor import Predictor
 from PIL import Image
+from pipelines.import_published import _by_position, import_published
+from pipelines.preprocess import preprocess
+from pipelines.train import training_key
 
 from cprfl.data.images import open_image
 from cprfl.encoders.cnn import CnnEncoder
@@ -15,17 +20,12 @@ from cprfl.errors import BadImagesError, ConfigError
 from cprfl.experiment import load
 from cprfl.models import CPRFL, LinearProbe
 from cprfl.models.cprfl import _PUBLISHED
-from cprfl.models.fine_tuned import FineTuned, grid_channels
-from cprfl.predictor import Predictor
 from cprfl.torchvision_cpu import ensure_torchvision
 from cprfl.training.augmentation import AugmentationConfig, augment
 from cprfl.training.config import TrainConfig
 from cprfl.training.optimizer import adamw
 from cprfl.training.sources import ImageFiles
 from pipelines import run as stages
-from pipelines.import_published import _by_position, import_published
-from pipelines.preprocess import preprocess
-from pipelines.train import training_key
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

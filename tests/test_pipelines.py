@@ -17,13 +17,13 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from pipelines.preprocess import preprocess
+from pipelines.train import forget
 
 from cprfl.errors import ClusterError, TrackingError, UserError
 from cprfl.experiment import Experiment, load
 from pipelines import run as stages
 from pipelines import tracking
-from pipelines.preprocess import preprocess
-from pipelines.train import forget
 from tests.test_cli import call
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
+from pipelines.sweep import load_sweep
 
 from cprfl.errors import CheckpointError, ConfigError
 from cprfl.experiment import Experiment, load
 from pipelines import registry, retrain
 from pipelines import run as stages
-from pipelines.sweep import load_sweep
 from tests.test_tune import sweep_file
 
 LENIENT = ["promotion.confidence=0", "promotion.min_gain=0", "promotion.max_group_loss=100", "train.epochs=2"]

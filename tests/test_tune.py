@@ -13,12 +13,12 @@ from typing import Any
 import mlflow
 import pytest
 import yaml
+from pipelines.sweep import SweepConfig, load_sweep
+from pipelines.tune import tune
 
 from cprfl.errors import ConfigError, SweepError
 from cprfl.experiment import Experiment, load
 from pipelines import cluster, tracking
-from pipelines.sweep import SweepConfig, load_sweep
-from pipelines.tune import tune
 from tests.test_cli import call
 
 SPACE = {"loss.gamma_neg": {"uniform": [1.0, 5.0]}, "train.lr": {"log": [1e-4, 1e-2]}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 def write_aside(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that becomes ``path`` if the block succeeds and vanishes if it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # process ids meet where containers share storage
     try:
         yield aside
         aside.replace(path)

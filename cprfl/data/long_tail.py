@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from pydantic import PositiveFloat, PositiveInt
 
 from cprfl.config import Config
-from cprfl.data.manifest import TRAIN, Manifest
+from cprfl.data.manifest import TRAIN, VALIDATION, Manifest, TrainingCounts
 from cprfl.errors import DatasetError
 
 GroupName = Literal["head", "medium", "tail"]
 
 
 def class_counts(manifest: Manifest) -> np.ndarray:
-    """Training images per class, int64 [c]."""
+    """Images per class of the data set's training split, int64 [c]: before any were held out for validation."""
+    if manifest.whole_training is not None:
+        return np.array(manifest.whole_training.per_class, dtype=np.int64)
     return manifest.split(TRAIN).targets().sum(axis=0).astype(np.int64)
+
+
+def num_training_images(manifest: Manifest) -> int:
+    """Images of the data set's training split, before any were held out for validation."""
+    return manifest.whole_training.images if manifest.whole_training else manifest.splits.count(TRAIN)
+
+
+def hold_out(manifest: Manifest, held_out: np.ndarray) -> Manifest:
+    """Move training images to the validation split; class counts, and so the groups, stay those of all of them.
+
+    Args:
+        manifest: the images.
+        held_out: whether each of its training images is moved, bool.
+    """
+    splits = np.array(manifest.splits, dtype=object)
+    splits[np.flatnonzero(splits == TRAIN)[held_out]] = VALIDATION
+    counts = TrainingCounts(num_training_images(manifest), tuple(class_counts(manifest).tolist()))
+    return replace(manifest, splits=tuple(splits), whole_training=counts)
 
 
 def groups(counts: np.ndarray, head: int = 100, tail: int = 20) -> dict[GroupName, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from cprfl.data.files import fingerprint, write_aside
 from cprfl.errors import DatasetError
 
-TRAIN, TEST = "train", "test"
+TRAIN, VALIDATION, TEST = "train", "val", "test"
 
 _SCHEMA = pa.schema(
     [("image_id", pa.string()), ("uri", pa.string()), ("split", pa.string()), ("labels", pa.list_(pa.int16()))]
@@ -32,6 +32,14 @@ class Groups:
 
 
 @dataclass(frozen=True)
+class TrainingCounts:
+    """A training split before anything was held out of it: its images, and how many of them show each class."""
+
+    images: int
+    per_class: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Images with their labels, as every reader makes them.
 
@@ -42,6 +50,8 @@ class Manifest:
         splits: ``train``, ``val`` or ``test``, for each image.
         labels: class indices, ascending, for each image; empty where no class is present.
         groups: thresholds of head, medium and tail.
+        whole_training: counts of the training split that the data set gives, where images were held out of it; the
+            training rows are all of it otherwise.
     """
 
     class_names: tuple[str, ...]
@@ -50,6 +60,7 @@ class Manifest:
     splits: tuple[str, ...]
     labels: tuple[tuple[int, ...], ...]
     groups: Groups = field(default_factory=Groups)
+    whole_training: TrainingCounts | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -86,6 +97,7 @@ class Manifest:
             "version": _VERSION,
             "class_names": self.class_names,
             "groups": {"head": self.groups.head, "tail": self.groups.tail},
+            "whole_training": self.whole_training and asdict(self.whole_training),
         }
         table = pa.table(
             [list(self.image_ids), list(self.uris), list(self.splits), [list(labels) for labels in self.labels]],
@@ -105,6 +117,7 @@ class Manifest:
             raise DatasetError(f"{path}: no manifest here; `cprfl preprocess CONFIG` writes it")
         table = pq.read_table(path)
         metadata = json.loads((table.schema.metadata or {}).get(b"cprfl.manifest", b"{}"))
+        whole = metadata.get("whole_training")
         if metadata.get("version") != _VERSION:
             raise DatasetError(f"{path}: not a manifest of version {_VERSION}; `cprfl preprocess CONFIG` writes one")
         return cls(
@@ -114,4 +127,5 @@ class Manifest:
             splits=tuple(table["split"].to_pylist()),
             labels=tuple(tuple(labels) for labels in table["labels"].to_pylist()),
             groups=Groups(**metadata["groups"]),
+            whole_training=TrainingCounts(whole["images"], tuple(whole["per_class"])) if whole else None,
         )

@@ -1,28 +1,58 @@
-"""Files by local path or by URI: ``s3://``, or any other filesystem that pyarrow knows.
+"""Files by local path or by URI: ``file://``, ``s3://``, and whatever else pyarrow or fsspec knows.
 
-Credentials, region and endpoint of S3 come from the environment as boto3 finds them, in whichever process opens the
-file; they are in no URI, argument or message.
+`join` puts a name behind a folder, `read_bytes` and `local_copy` read a file: nothing else here or elsewhere looks at
+how a path is written. Credentials, region and endpoint of S3 come from the environment as boto3 finds them, in
+whichever process opens the file; they are in no URI, argument or message.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
+import boto3
+import fsspec
 import numpy as np
 import pyarrow as pa
+from botocore.exceptions import BotoCoreError
 from pyarrow import fs
+from pydantic import AfterValidator, ValidationInfo
 
 from cprfl.data.files import write_aside
 from cprfl.errors import StorageError
 
-_S3_SECONDS = 600  # boto3 renews credentials that expire within 15 minutes
+_FILESYSTEM_SECONDS = 600  # boto3 renews credentials that expire within 15 minutes
+_USER_AT_HOST = ("abfs", "abfss", "wasb", "wasbs")  # Azure writes container@account
+
+
+def join(folder: str, path: str) -> str:
+    """``path`` in ``folder``; an absolute path or a URI stays what it is."""
+    if not folder or path.startswith("/") or "://" in path:
+        return path
+    return f"{folder.rstrip('/')}/{path}" if path not in ("", ".") else folder
+
+
+def parent(path: str) -> str:
+    """The folder that a file is in."""
+    folder, slash, _ = path.rpartition("/")
+    return folder if folder else slash or "."
+
+
+def _resolve(path: str, info: ValidationInfo) -> str:
+    """Put a relative path behind the validation context's ``data_root``, if there is one."""
+    root = (info.context or {}).get("data_root")
+    return path if root is None else join(root, path)
+
+
+DataPath = Annotated[str, AfterValidator(_resolve)]
+"""A path or URI in a dataset or encoder section: relative to the experiment's ``data_root``."""
 
 
 def is_remote(uri: str) -> bool:
@@ -50,7 +80,7 @@ class Folder:
         return filesystem(self.uri)
 
     def __truediv__(self, name: str) -> Folder:
-        return Folder(f"{self.uri}/{name}")
+        return Folder(join(self.uri, name))
 
     def files(self) -> dict[str, int]:
         """Size in bytes of each file directly in the folder, by name; nothing where there is no folder."""
@@ -129,17 +159,51 @@ def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """
     if not is_remote(uri):
         return fs.LocalFileSystem(), str(local_path(uri))
-    scheme, _, path = uri.partition("://")
-    if "@" in path.split("/")[0]:
+    scheme, _, rest = uri.partition("://")
+    authority, _, path = rest.partition("/")
+    if "@" in authority and (scheme not in _USER_AT_HOST or ":" in authority.partition("@")[0]):
         raise StorageError(
-            f"{scheme}://...@{path.partition('@')[2]}: no credentials in a URI, it is logged; put them into the "
+            f"{scheme}://...@{rest.partition('@')[2]}: no credentials in a URI, it is logged; put them into the "
             "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or a profile (AWS_PROFILE)"
         )
+    opened, base = _opened(scheme, authority)
+    return opened, f"{base}/{path}".strip("/") if path else base
+
+
+_made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[float, fs.FileSystem, str]] = {}
+
+
+def _opened(scheme: str, authority: str) -> tuple[fs.FileSystem, str]:
+    """The filesystem of a bucket and the bucket's path in it.
+
+    Made once, for images are opened one by one, and anew where it is old: credentials of roles expire.
+    """
+    root = f"{scheme}://{authority}"
+    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
+    since, opened, base = _made.get((root, environment), (0.0, None, ""))
+    if opened is None or time.monotonic() - since > _FILESYSTEM_SECONDS:
+        with _named(root):
+            opened, base = _new_filesystem(scheme, authority)
+        _made[root, environment] = time.monotonic(), opened, base
+    return opened, base
+
+
+def _new_filesystem(scheme: str, authority: str) -> tuple[fs.FileSystem, str]:
     if scheme == "s3":
-        return _s3(), path.rstrip("/")
-    with _named(uri):
-        found: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(uri)
-        return found
+        return _new_s3(), authority
+    try:
+        opened: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(f"{scheme}://{authority}")
+        return opened
+    except pa.ArrowInvalid:  # a scheme that Arrow does not know
+        pass
+    try:
+        found = fsspec.filesystem(scheme)
+    except ImportError as error:
+        raise StorageError(f"{scheme}://{authority}: {error}") from None
+    except ValueError:
+        raise StorageError(f"{scheme}://{authority}: no such kind of storage as {scheme!r}") from None
+    base = f"{scheme}://{authority}" if scheme in ("http", "https") else authority
+    return fs.PyFileSystem(fs.FSSpecHandler(found)), base
 
 
 def read_bytes(uri: str) -> bytes:
@@ -157,6 +221,25 @@ def read_bytes(uri: str) -> bytes:
         return content
 
 
+@contextmanager
+def local_copy(uri: str) -> Iterator[Path]:
+    """The file's local path, or that of a copy that lasts as long as the block; for libraries that want a path.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        StorageError: where the storage cannot be reached or refuses.
+    """
+    if not is_remote(uri):
+        if not local_path(uri).is_file():
+            raise FileNotFoundError(uri)
+        yield local_path(uri)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / uri.rpartition("/")[2]
+        copy.write_bytes(read_bytes(uri))
+        yield copy
+
+
 def stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
     """Size in bytes and modification time in ns of each file: what tells a changed one; (-1,) where there is none."""
     result: list[tuple[int, ...]] = [(-1,)] * len(uris)
@@ -171,35 +254,17 @@ def stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
             continue
         result[row] = (stat.st_size, stat.st_mtime_ns)
     for root, rows in remote.items():
-        found, _ = filesystem(root)
-        prefix = root.partition("://")[2] if root.startswith("s3://") else ""
-        paths = [prefix + uris[row].removeprefix(root) for row in rows]
+        found, base = filesystem(root)
+        paths = [f"{base}{uris[row].removeprefix(root)}" for row in rows]
         with _named(root):
             infos = found.get_file_info(paths)
         for row, info in zip(rows, infos, strict=True):
             if info.type == fs.FileType.File:
-                result[row] = (info.size, info.mtime_ns)
+                result[row] = (info.size or 0, info.mtime_ns or 0)
     return result
 
 
-_s3_made: dict[tuple[tuple[str, str], ...], tuple[float, fs.S3FileSystem]] = {}
-
-
-def _s3() -> fs.S3FileSystem:
-    """Made once, for images are opened one by one, and anew where it is old: credentials of roles expire."""
-    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    since, made = _s3_made.get(environment, (0.0, None))
-    if made is None or time.monotonic() - since > _S3_SECONDS:
-        made = _new_s3()
-        _s3_made.clear()
-        _s3_made[environment] = time.monotonic(), made
-    return made
-
-
 def _new_s3() -> fs.S3FileSystem:
-    import boto3
-    from botocore.exceptions import BotoCoreError
-
     try:
         client = boto3.Session().client("s3")
         credentials = boto3.Session().get_credentials()
@@ -227,7 +292,7 @@ def _named(uri: str) -> Iterator[None]:
     """Turn what the filesystem raises into one line that names the URI; a missing file stays what it is."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageError):
         raise
     except (OSError, pa.ArrowInvalid) as error:
         raise StorageError(

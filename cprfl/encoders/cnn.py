@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cprfl.config import DataPath
-from cprfl.encoders.image import STATISTICS, ImageEncoder, ImageEncoderConfig, freeze
+from cprfl.data.storage import DataPath
+from cprfl.encoders.base import STATISTICS, ImageEncoder, ImageEncoderConfig, freeze
 from cprfl.encoders.weights import from_hub, load_into, load_weights
 from cprfl.errors import WeightsError
 from cprfl.torchvision_cpu import ensure_torchvision
@@ -44,6 +44,10 @@ class CnnEncoder(ImageEncoder):
             self.cnn = cnn.features
 
         self.checkpointed = False
+
+    def blocks(self) -> list[nn.Module]:
+        """See `ImageEncoder.blocks`: a ResNet's stages, SqueezeNet's fire modules."""
+        return [stage for stage in self.cnn if list(stage.children())]
 
     def checkpoint_gradients(self) -> None:
         """See `ImageEncoder.checkpoint_gradients`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import zipfile
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,9 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cprfl.config import Config, DataPath
-from cprfl.data.files import fingerprint, write_aside
-from cprfl.encoders.clip import create_clip, open_clip_module
+from cprfl.config import Config
+from cprfl.data.files import file_digest, fingerprint, write_aside
+from cprfl.data.storage import DataPath, local_copy
+from cprfl.encoders.clip.embedded import embedded_fingerprint
+from cprfl.encoders.clip.factory import create_clip
+from cprfl.encoders.clip.library import open_clip_module
 from cprfl.errors import ClassNamesError, TextEmbeddingsError
 
 
@@ -69,6 +74,26 @@ class TextEncoderConfig(Config):
     def encode(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
         """The embeddings before centring and rescaling."""
 
+    def source(self) -> str:
+        """What the embeddings are made from, beside the settings: digest of a file, or of what is trained here."""
+        return ""
+
+    def find_or_embed(self, class_names: tuple[str, ...], cache_dir: Path) -> tuple[TextEmbeddings, Path]:
+        """The embeddings and their file in ``cache_dir``, computed where nobody did before.
+
+        They are found by the settings, the names and the digest of the input file, not by its path.
+
+        Raises:
+            UserError: as `embed`.
+        """
+        settings = self.model_dump(mode="json", exclude={"path", "weights"})
+        path = cache_dir / "text" / f"{fingerprint([settings, class_names, self.source()])}.safetensors"
+        if path.exists():
+            return TextEmbeddings.read(path), path
+        text = self.embed(class_names, cache_dir)
+        text.write(path)
+        return text, path
+
     def embed(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
         """Embed the class names.
 
@@ -100,6 +125,12 @@ class OpenClipText(TextEncoderConfig):
     weights: DataPath | None = None
     templates: list[str] = Field(default=["a photo of a {}."], min_length=1)
 
+    def source(self) -> str:
+        """See `TextEncoderConfig.source`."""
+        if self.weights is not None:
+            return _digest(self.weights, "weights file")
+        return embedded_fingerprint() if self.pretrained == "embedded" else ""
+
     @model_validator(mode="after")
     def _templates_have_a_place_for_the_name(self) -> Self:
         without = [template for template in self.templates if "{}" not in template]
@@ -127,14 +158,16 @@ class GloveText(TextEncoderConfig):
     name: Literal["glove"] = "glove"
     path: DataPath
 
+    def source(self) -> str:
+        """See `TextEncoderConfig.source`."""
+        return _digest(self.path, "GloVe file")
+
     def encode(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
         """See `TextEncoderConfig.embed`."""
-        if not Path(self.path).is_file():
-            raise TextEmbeddingsError(f"{self.path}: GloVe file not found; check the path and data_root")
         words = {name: name.lower().replace("_", " ").replace("-", " ").split() for name in class_names}
         wanted = {word for parts in words.values() for word in parts}
         vectors: dict[str, np.ndarray] = {}
-        with Path(self.path).open(encoding="utf-8") as file:
+        with _input_file(self.path, "GloVe file") as local, local.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 word, _, values = line.rstrip().partition(" ")
                 if word in wanted:
@@ -156,6 +189,21 @@ class GloveText(TextEncoderConfig):
         return TextEmbeddings(class_names, torch.from_numpy(np.stack(means)), f"glove {Path(self.path).name}", "{}")
 
 
+@contextmanager
+def _input_file(path: str, what: str) -> Iterator[Path]:
+    """The file on this machine for as long as the block lasts, or an error that says what is missing."""
+    try:
+        with local_copy(path) as local:
+            yield local
+    except FileNotFoundError:
+        raise TextEmbeddingsError(f"{path}: {what} not found; check the path and data_root") from None
+
+
+def _digest(path: str, what: str) -> str:
+    with _input_file(path, what) as local:
+        return file_digest(local)
+
+
 class NpzText(TextEncoderConfig):
     """An ``.npz`` file with ``classes`` [c'] and embeddings [c', m] under ``key``.
 
@@ -166,13 +214,17 @@ class NpzText(TextEncoderConfig):
     path: DataPath
     key: str
 
+    def source(self) -> str:
+        """See `TextEncoderConfig.source`."""
+        return _digest(self.path, "text embeddings")
+
     def encode(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
         """See `TextEncoderConfig.embed`."""
-        if not Path(self.path).is_file():
-            raise TextEmbeddingsError(f"{self.path}: text embeddings not found; check the path and data_root")
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with _input_file(self.path, "text embeddings") as local, np.load(local, allow_pickle=False) as file:
                 arrays = dict(file)
+        except TextEmbeddingsError:
+            raise
         except (ValueError, zipfile.BadZipFile, OSError) as error:
             raise TextEmbeddingsError(f"{self.path}: not an .npz file of plain arrays ({error})") from None
         if "classes" not in arrays or self.key not in arrays:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -12,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from cprfl.data.storage import local_copy
 from cprfl.errors import WeightsError
 
 Loaded = TypeVar("Loaded")
@@ -25,13 +25,14 @@ def load_weights(path: str) -> dict[str, Tensor]:
     Raises:
         WeightsError: where the file is missing, is damaged or would need unpickling.
     """
-    if not Path(path).is_file():
-        raise WeightsError(f"{path}: weights file not found; check the path and data_root")
     try:
-        if path.endswith(".safetensors"):
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        with local_copy(path) as file:
+            if file.suffix == ".safetensors":
+                state = load_file(file)
+            else:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: weights file not found; check the path and data_root") from None
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise WeightsError(
             f"{path}: not a weights file that can be read without unpickling ({str(error).splitlines()[0]}); "

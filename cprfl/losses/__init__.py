@@ -1,7 +1,50 @@
-"""Losses for long-tailed multi-label targets; every one takes (logits, targets), both [..., c]."""
+"""Losses for long-tailed multi-label targets; every one takes (logits, targets), both [..., c].
+
+A new loss is a class or a function that makes one, and a line in `LOSSES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import Field
+from torch import nn
 
 from cprfl.losses.asymmetric import AsymmetricLoss
+from cprfl.losses.config import LossConfig, config_of
 from cprfl.losses.distribution_balanced import DistributionBalancedLoss
-from cprfl.losses.focal import WeightedFocalLoss
+from cprfl.losses.focal import (
+    WeightedFocalLoss,
+    binary_cross_entropy,
+    class_balanced_focal,
+    focal,
+    reweighted,
+    soft_margin,
+)
 
-__all__ = ["AsymmetricLoss", "DistributionBalancedLoss", "WeightedFocalLoss"]
+LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "asymmetric": AsymmetricLoss,
+    "distribution_balanced": DistributionBalancedLoss,
+    "class_balanced_focal": class_balanced_focal,
+    "focal": focal,
+    "reweighted": reweighted,
+    "bce": binary_cross_entropy,
+    "soft_margin": soft_margin,
+}
+CONFIGS = {name: config_of(name, make) for name, make in LOSSES.items()}
+
+if TYPE_CHECKING:
+    AnyLoss = LossConfig
+else:
+    AnyLoss = Annotated[Union[tuple(CONFIGS.values())], Field(discriminator="name")]  # noqa: UP007
+
+__all__ = [
+    "CONFIGS",
+    "LOSSES",
+    "AnyLoss",
+    "AsymmetricLoss",
+    "DistributionBalancedLoss",
+    "LossConfig",
+    "WeightedFocalLoss",
+]

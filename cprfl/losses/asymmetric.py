@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
-
-from cprfl.config import Config as BaseConfig
 
 
 class AsymmetricLoss(nn.Module):
@@ -28,24 +25,11 @@ class AsymmetricLoss(nn.Module):
             do not carry over.
     """
 
-    class Config(BaseConfig):
-        """Settings of `AsymmetricLoss`; the published CPRFL's by default."""
-
-        name: Literal["asymmetric"] = "asymmetric"
-        gamma_neg: NonNegativeFloat = 4.0
-        gamma_pos: NonNegativeFloat = 0.0
-        clip: float = Field(default=0.05, ge=0, lt=1)
-        detach_focal_weight: bool = True
-
-        def build(self, class_counts: np.ndarray, num_images: int) -> AsymmetricLoss:
-            """The loss; class counts play no part in it."""
-            return AsymmetricLoss(self.gamma_neg, self.gamma_pos, self.clip, self.detach_focal_weight)
-
     def __init__(
         self,
-        gamma_neg: float = 4.0,
-        gamma_pos: float = 0.0,
-        clip: float = 0.05,
+        gamma_neg: NonNegativeFloat = 4.0,
+        gamma_pos: NonNegativeFloat = 0.0,
+        clip: Annotated[float, Field(ge=0, lt=1)] = 0.05,
         detach_focal_weight: bool = True,
         reduction: Literal["mean", "sum"] = "mean",
     ) -> None:

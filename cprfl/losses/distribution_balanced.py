@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from cprfl.config import Config as BaseConfig
 from cprfl.losses.counts import positive_counts
 
 
@@ -42,35 +41,18 @@ class DistributionBalancedLoss(nn.Module):
     map_weight_C: Tensor
     bias_C: Tensor
 
-    class Config(BaseConfig):
-        """Settings of `DistributionBalancedLoss`; those for COCO-LT by default."""
-
-        name: Literal["distribution_balanced"] = "distribution_balanced"
-        focal: bool = True
-        neg_scale: PositiveFloat = 2.0
-        init_bias: NonNegativeFloat = 0.05
-        map_alpha: NonNegativeFloat = 0.1
-        map_beta: PositiveFloat = 10.0
-        map_gamma: float = 0.2
-        gamma: NonNegativeFloat = 2.0
-        balance: PositiveFloat = 2.0
-
-        def build(self, class_counts: np.ndarray, num_images: int) -> DistributionBalancedLoss:
-            """The loss for these class counts."""
-            return DistributionBalancedLoss(class_counts, num_images, **self.model_dump(exclude={"name"}))
-
     def __init__(
         self,
         class_counts: np.ndarray | Tensor,
         num_images: int,
         focal: bool = True,
-        neg_scale: float = 2.0,
-        init_bias: float = 0.05,
-        map_alpha: float = 0.1,
-        map_beta: float = 10.0,
+        neg_scale: PositiveFloat = 2.0,
+        init_bias: NonNegativeFloat = 0.05,
+        map_alpha: NonNegativeFloat = 0.1,
+        map_beta: PositiveFloat = 10.0,
         map_gamma: float = 0.2,
-        gamma: float = 2.0,
-        balance: float = 2.0,
+        gamma: NonNegativeFloat = 2.0,
+        balance: PositiveFloat = 2.0,
         reduction: Literal["mean", "none"] = "mean",
     ) -> None:
         super().__init__()

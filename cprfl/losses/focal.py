@@ -5,7 +5,7 @@ As implemented beside the Distribution-Balanced loss (Wu et al., ECCV 2020), who
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from cprfl.config import Config as BaseConfig
 from cprfl.losses.counts import positive_counts
 
 Reduction = Literal["mean", "none"]
@@ -23,11 +22,11 @@ class WeightedFocalLoss(nn.Module):
     """balance (1 - p_t)^gamma w BCE, element by element; w is 1, per class, or per image (the mean over its classes).
 
     Args:
+        gamma: exponent; 0 leaves weighted cross-entropy.
+        balance: scale.
         class_weight_C: weight of each class; none for 1.
         per_image: an image's entries all get the mean weight of the classes it shows (mode ``average_w``); an
             all-negative image gets the mean over all classes.
-        gamma: exponent; 0 leaves weighted cross-entropy.
-        balance: scale.
         reduction: ``mean`` or ``none``.
     """
 
@@ -35,10 +34,10 @@ class WeightedFocalLoss(nn.Module):
 
     def __init__(
         self,
+        gamma: float,
+        balance: float,
         class_weight_C: Tensor | None = None,
         per_image: bool = False,
-        gamma: float = 2.0,
-        balance: float = 2.0,
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
@@ -64,60 +63,34 @@ class WeightedFocalLoss(nn.Module):
         return torch.where(shown_B > 0, targets @ weight_C / shown_B.clamp(min=1), weight_C.mean())
 
 
-class FocalConfig(BaseConfig):
+def focal(gamma: NonNegativeFloat = 2.0, balance: PositiveFloat = 2.0) -> WeightedFocalLoss:
     """Focal loss with one weight for all classes."""
-
-    name: Literal["focal"] = "focal"
-    gamma: NonNegativeFloat = 2.0
-    balance: PositiveFloat = 2.0
-
-    def build(self, class_counts: np.ndarray, num_images: int) -> WeightedFocalLoss:
-        """The loss; class counts play no part in it."""
-        return WeightedFocalLoss(gamma=self.gamma, balance=self.balance)
+    return WeightedFocalLoss(gamma, balance)
 
 
-class ClassBalancedFocalConfig(BaseConfig):
+def class_balanced_focal(
+    class_counts: np.ndarray,
+    beta: Annotated[float, Field(gt=0, lt=1)] = 0.9,
+    gamma: NonNegativeFloat = 2.0,
+    balance: PositiveFloat = 2.0,
+) -> WeightedFocalLoss:
     """Focal loss weighted by the effective number of images, (1 - beta) / (1 - beta^n), averaged over an image."""
-
-    name: Literal["class_balanced_focal"] = "class_balanced_focal"
-    beta: float = Field(default=0.9, gt=0, lt=1)
-    gamma: NonNegativeFloat = 2.0
-    balance: PositiveFloat = 2.0
-
-    def build(self, class_counts: np.ndarray, num_images: int) -> WeightedFocalLoss:
-        """The loss for these class counts."""
-        weight_C = (1 - self.beta) / (1 - self.beta ** positive_counts(class_counts))
-        return WeightedFocalLoss(weight_C, per_image=True, gamma=self.gamma, balance=self.balance)
+    return WeightedFocalLoss(gamma, balance, (1 - beta) / (1 - beta ** positive_counts(class_counts)), per_image=True)
 
 
-class ReweightedConfig(BaseConfig):
+def reweighted(class_counts: np.ndarray, num_images: int) -> WeightedFocalLoss:
     """Binary cross-entropy weighted by sqrt(N / n_i): RW in the tables."""
-
-    name: Literal["reweighted"] = "reweighted"
-
-    def build(self, class_counts: np.ndarray, num_images: int) -> WeightedFocalLoss:
-        """The loss for these class counts."""
-        return WeightedFocalLoss((num_images / positive_counts(class_counts)).sqrt(), gamma=0.0, balance=1.0)
+    return WeightedFocalLoss(0.0, 1.0, (num_images / positive_counts(class_counts)).sqrt())
 
 
-class BceConfig(BaseConfig):
+def binary_cross_entropy() -> nn.Module:
     """Binary cross-entropy."""
-
-    name: Literal["bce"] = "bce"
-
-    def build(self, class_counts: np.ndarray, num_images: int) -> nn.Module:
-        """The loss; class counts play no part in it."""
-        return nn.BCEWithLogitsLoss()
+    return nn.BCEWithLogitsLoss()
 
 
-class SoftMarginConfig(BaseConfig):
+def soft_margin() -> nn.Module:
     """Multi-label soft margin (MLS in the tables): the mean over classes of binary cross-entropy.
 
-    With a mean over images it is `BceConfig`'s value; the papers list the two apart.
+    With a mean over images it has the value of `binary_cross_entropy`; the papers list the two apart.
     """
-
-    name: Literal["soft_margin"] = "soft_margin"
-
-    def build(self, class_counts: np.ndarray, num_images: int) -> nn.Module:
-        """The loss; class counts play no part in it."""
-        return nn.MultiLabelSoftMarginLoss()
+    return nn.MultiLabelSoftMarginLoss()

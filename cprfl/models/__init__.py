@@ -1,6 +1,10 @@
-"""Classifiers of grid features; every one is an `nn.Module` with ``forward(features_BVD) -> logits_BC``."""
+"""Methods: classifiers of encoded images, one file each; `base` says what a method is."""
 
+from cprfl.models.base import Facts, Method, MethodConfig
 from cprfl.models.cprfl import CPRFL
+from cprfl.models.ensemble import Ensemble
 from cprfl.models.linear_probe import LinearProbe
+from cprfl.models.logistic_regression import LogisticRegression
+from cprfl.models.zero_shot import ZeroShot
 
-__all__ = ["CPRFL", "LinearProbe"]
+__all__ = ["CPRFL", "Ensemble", "Facts", "LinearProbe", "LogisticRegression", "Method", "MethodConfig", "ZeroShot"]

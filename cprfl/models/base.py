@@ -1,49 +1,168 @@
-"""What a model is built from, and the checks and layers that models share."""
+"""What a method is: the classifiers of the tables, and those that a user adds, answer the same five questions.
+
+1. What it sees of an image: `Method.forward` gets the encoder's cells and its summary, cached or computed just now.
+2. Which facts it needs: `Facts`, from which, with its settings, it is built; they are saved with every checkpoint.
+3. Whether it needs the text tower: none here does; class names come as embeddings, which are facts.
+4. How it is fitted: in closed form (`Method.fit`), by gradients (`Method.losses`), by both, or not at all.
+5. How it scores: `Method.forward` in evaluation mode, in evaluation, prediction and serving alike.
+
+The loop, checkpoints, evaluation, sweeps, registry and the command line know methods only by these answers.
+
+Shapes: B images, V cells of D channels, E channels of the summary, C classes, M members.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cprfl.config import Config
+from cprfl.encoders.base import Encoded
 from cprfl.errors import ShapeError
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""A loss of logits [B, C] and multi-hot targets [B, C]."""
+
+Features = Callable[[], Iterator[tuple[Encoded, Tensor]]]
+"""One pass over cached features and targets [B, C] of images, in the same order each time."""
 
 
 @dataclass(frozen=True)
-class ModelInputs:
-    """What data set and encoders determine.
+class Facts:
+    """What data set and encoders say; a method is rebuilt from it and its settings alone.
 
     Attributes:
-        num_classes: c.
-        feature_dim: D, channels of a grid cell.
+        class_names: of the C classes.
+        class_counts_C: images of the training split that show each class, int64.
+        co_occurrence_CC: images of the training split that show both classes, int64.
+        num_images: of the training split.
         text_embeddings_CM: one embedding per class.
-        feature_mean_D: mean of each channel over all cells of the training images; for models that standardize.
-        feature_std_D: standard deviation likewise.
+        grid_dim: D, channels of a cell.
+        global_dim: E, channels of the summary.
+        grid_mean_D: mean of each channel over all cells of the training images; zeros where nobody asked for it.
+        grid_std_D: standard deviation likewise; ones where nobody asked for it.
     """
 
-    num_classes: int
-    feature_dim: int
+    class_names: tuple[str, ...]
+    class_counts_C: Tensor
+    co_occurrence_CC: Tensor
+    num_images: int
     text_embeddings_CM: Tensor
-    feature_mean_D: Tensor
-    feature_std_D: Tensor
+    grid_dim: int
+    global_dim: int
+    grid_mean_D: Tensor
+    grid_std_D: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
+
+    @classmethod
+    def of_text(cls, text_embeddings_CM: Tensor, grid_dim: int) -> Facts:
+        """What a head needs that is built by hand, without a data set: text embeddings and the width of the cells."""
+        num_classes = len(text_embeddings_CM)
+        names, none = tuple(f"class {number}" for number in range(num_classes)), torch.zeros(num_classes)
+        return cls(names, none.long(), torch.zeros(num_classes, num_classes).long(), 0, text_embeddings_CM, grid_dim, 0,
+                   torch.zeros(grid_dim), torch.ones(grid_dim))  # fmt: skip
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
+        rest = {name: value for name, value in values.items() if name not in tensors}
+        save_file(tensors, path, metadata={"facts": json.dumps(rest, ensure_ascii=False)})
+
+    @classmethod
+    def load(cls, path: Path) -> Facts:
+        """Read what `save` wrote."""
+        with safe_open(path, framework="pt") as file:
+            rest = json.loads(file.metadata()["facts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        rest["class_names"] = tuple(rest["class_names"])
+        return cls(**rest, **tensors)
 
 
-class ModelConfig(Config):
-    """Settings of every model. ``standardize``: bring each channel to mean 0 and deviation 1 first."""
+class Method(nn.Module, ABC):
+    """A classifier of encoded images.
+
+    What gradients train are its parameters that require them; what else it learns are buffers.
+
+    Attributes:
+        folds: how many folds of the training images it wants to be scored on by copies of itself that have not seen
+            them, before it is fitted (`weigh_members`); 0 for none.
+    """
+
+    folds: int = 0
+
+    @abstractmethod
+    def forward(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
+        """Logits [B, C] of cells and summaries."""
+
+    def member_logits(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
+        """Logits [M, B, C] of the members that `weigh_members` weighs; of the method itself where it has none."""
+        logits_BC: Tensor = self(grid_BVD, global_BE)
+        return logits_BC[None]
+
+    def weigh_members(self, logits_MNC: Tensor, targets_NC: Tensor) -> None:
+        """Learn from out-of-fold logits of the members on all training images."""
+
+    def fit(self, features: Features) -> None:
+        """Fit what is fitted in closed form to the training images."""
+
+    def losses(
+        self, criterion: Criterion, targets_BC: Tensor, grid_BVD: Tensor, global_BE: Tensor
+    ) -> dict[str, Tensor]:
+        """What training minimises the sum of, by the names under which it is logged: the criterion, and penalties."""
+        return {"criterion": criterion(self(grid_BVD, global_BE), targets_BC)}
+
+
+class MethodConfig(Config):
+    """Settings of a method, and what can be known of it before it is built."""
+
+    name: str
+
+    @property
+    def by_gradients(self) -> bool:
+        """Whether gradients train anything of it."""
+        return True
+
+    @property
+    def in_closed_form(self) -> bool:
+        """Whether something of it is fitted to cached features, which a moving tower would leave behind."""
+        return False
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it asks for the mean and deviation of the training cells; those of a moving tower are not known."""
+        return False
+
+    @abstractmethod
+    def build(self, facts: Facts) -> Method:
+        """The method, freshly initialised from torch's random state."""
+
+
+class StandardizingConfig(MethodConfig):
+    """``standardize``: bring each channel of the cells to mean 0 and deviation 1 first."""
 
     standardize: bool = False
 
-    @abstractmethod
-    def build(self, inputs: ModelInputs) -> nn.Module:
-        """The model, freshly initialised from torch's random state."""
+    @property
+    def needs_statistics(self) -> bool:
+        """See `MethodConfig.needs_statistics`."""
+        return self.standardize
 
-    def standardization(self, inputs: ModelInputs) -> nn.Module:
+    def standardization(self, facts: Facts) -> nn.Module:
         """The first layer of a model: what ``standardize`` asks for, with the statistics of the training images."""
-        return Standardize(inputs.feature_mean_D, inputs.feature_std_D) if self.standardize else nn.Identity()
+        return Standardize(facts.grid_mean_D, facts.grid_std_D) if self.standardize else nn.Identity()
 
 
 class Standardize(nn.Module):
@@ -54,23 +173,23 @@ class Standardize(nn.Module):
 
     def __init__(self, mean_D: Tensor, std_D: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", mean_D.clone())
-        self.register_buffer("std", std_D.clamp(min=1e-6))
+        self.register_buffer("mean", mean_D.clone(), persistent=False)  # facts, which the checkpoint has
+        self.register_buffer("std", std_D.clamp(min=1e-6), persistent=False)
 
     def forward(self, features_BVD: Tensor) -> Tensor:
         """[B, V, D] to [B, V, D]."""
         return (features_BVD - self.mean) / self.std
 
 
-def check_features(features_BVD: Tensor, feature_dim: int) -> None:
-    """Refuse features that the model was not built for.
+def check_features(features_BVD: Tensor, grid_dim: int) -> None:
+    """Refuse cells that the model was not built for.
 
     Raises:
         ShapeError: naming both shapes.
     """
-    if features_BVD.ndim != 3 or features_BVD.shape[-1] != feature_dim:
+    if features_BVD.ndim != 3 or features_BVD.shape[-1] != grid_dim:
         raise ShapeError(
-            f"features have shape {list(features_BVD.shape)}, the model takes [images, cells, {feature_dim}]; "
+            f"features have shape {list(features_BVD.shape)}, the model takes [images, cells, {grid_dim}]; "
             "train and predict with the same encoder (encoder.model, encoder.layer, encoder.project)"
         )
 

@@ -10,13 +10,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from cprfl.errors import CheckpointError, ShapeError
-from cprfl.models.base import ModelConfig, ModelInputs, check_features
-from cprfl.models.ensemble import Ensemble
+from cprfl.models.base import Facts, Method, StandardizingConfig, check_features
 from cprfl.models.interaction import Interaction
-from cprfl.models.linear_probe import LinearProbe
-
-PromptNetwork = Literal["nonlinear", "linear"]
-StopGradient = Literal["none", "classifier", "interaction"]
 
 # Names of our parameters and of the published ones (whose to_qkv is taken apart into query, key and value first).
 _PUBLISHED = {
@@ -33,36 +28,30 @@ _PUBLISHED = {
 }
 
 
-class CPRFL(nn.Module):
+class CPRFL(Method):
     """Class prompts, made from text embeddings and refined by the image, are the classifier.
 
     P = GELU(T W1 + b1) W2 + b2 (prompt initialisation), P' = interaction([F W; P]) at the prompts, and the logit of
     class i is p'_i . p_i: each class only against its own prompt. Gradients reach P by both factors.
-
-    Args:
-        text_embeddings_CM: one embedding per class; a constant of the model.
-        feature_dim: D0, channels of the grid features.
-        dim: D, width of prompts and cells (2048 in the released code).
-        num_heads: attention heads (8).
-        head_dim: width of a head (512).
-        mlp_dim: hidden width of the block's MLP (2048).
-        tau: the prompt network's hidden width is tau * dim (0.5).
-        dropout: in the prompt network and the block (0.1).
-        prompt_network: ``nonlinear`` as above, or ``linear``: P = T W + b (an ablation of the paper's).
-        depth: blocks of the interaction (1).
-        residual: residual connections in the blocks (none in the released code).
-        stop_gradient: cut one of the two paths by which gradients reach P: ``classifier`` (the factor p_i) or
-            ``interaction`` (the prompts that enter the block).
-        standardize: layer applied to the features first.
     """
 
     text_embeddings_CM: Tensor
 
-    class Config(ModelConfig):
+    class Config(StandardizingConfig):
         """Settings of `CPRFL`; the released code's by default.
 
-        Not in the paper: ``members`` trains several side by side, with a loss each, and averages their logits;
-        ``linear_member`` adds a `LinearProbe` to them, which learns ``linear_gain`` times as fast.
+        Attributes:
+            dim: D, width of prompts and cells.
+            num_heads: attention heads.
+            head_dim: width of a head.
+            mlp_dim: hidden width of the block's MLP.
+            tau: the prompt network's hidden width is tau * dim.
+            dropout: in the prompt network and the block.
+            prompt_network: ``nonlinear`` as above, or ``linear``: P = T W + b (an ablation of the paper's).
+            depth: blocks of the interaction.
+            residual: residual connections in the blocks (none in the released code).
+            stop_gradient: cut one of the two paths by which gradients reach P: ``classifier`` (the factor p_i) or
+                ``interaction`` (the prompts that enter the block).
         """
 
         name: Literal["cprfl"] = "cprfl"
@@ -72,56 +61,31 @@ class CPRFL(nn.Module):
         mlp_dim: PositiveInt = 2048
         tau: PositiveFloat = 0.5
         dropout: float = Field(default=0.1, ge=0, lt=1)
-        prompt_network: PromptNetwork = "nonlinear"
+        prompt_network: Literal["nonlinear", "linear"] = "nonlinear"
         depth: PositiveInt = 1
         residual: bool = False
-        stop_gradient: StopGradient = "none"
-        members: PositiveInt = 1
-        linear_member: bool = False
-        linear_gain: PositiveFloat = 4.0
+        stop_gradient: Literal["none", "classifier", "interaction"] = "none"
 
-        def build(self, inputs: ModelInputs) -> CPRFL | Ensemble:
+        def build(self, facts: Facts) -> CPRFL:
             """The model of these class names and features."""
-            own = self.model_dump(exclude={"name", "standardize", "members", "linear_member", "linear_gain"})
-            members: list[nn.Module] = [
-                CPRFL(inputs.text_embeddings_CM, inputs.feature_dim, **own, standardize=self.standardization(inputs))
-                for _ in range(self.members)
-            ]
-            if self.linear_member:
-                standardize = self.standardization(inputs)
-                members.append(LinearProbe(inputs.feature_dim, inputs.num_classes, standardize, self.linear_gain))
-            only = members[0]
-            return only if isinstance(only, CPRFL) and len(members) == 1 else Ensemble(members)
+            return CPRFL(self, facts)
 
-    def __init__(
-        self,
-        text_embeddings_CM: Tensor,
-        feature_dim: int,
-        *,
-        dim: int = 2048,
-        num_heads: int = 8,
-        head_dim: int = 512,
-        mlp_dim: int = 2048,
-        tau: float = 0.5,
-        dropout: float = 0.1,
-        prompt_network: PromptNetwork = "nonlinear",
-        depth: int = 1,
-        residual: bool = False,
-        stop_gradient: StopGradient = "none",
-        standardize: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, config: Config, facts: Facts) -> None:
         super().__init__()
-        hidden, text_dim = max(1, round(tau * dim)), text_embeddings_CM.shape[1]
-        self.stop_gradient = stop_gradient
-        self.register_buffer("text_embeddings_CM", text_embeddings_CM.clone())
-        self.standardize = standardize or nn.Identity()
-        self.visual = nn.Linear(feature_dim, dim)
+        dim, text_dim = config.dim, facts.text_embeddings_CM.shape[1]
+        hidden = max(1, round(config.tau * dim))
+        self.stop_gradient = config.stop_gradient
+        self.register_buffer("text_embeddings_CM", facts.text_embeddings_CM.clone(), persistent=False)
+        self.standardize = config.standardization(facts)
+        self.visual = nn.Linear(facts.grid_dim, dim)
         self.prompt: nn.Module = nn.Linear(text_dim, dim)
-        if prompt_network == "nonlinear":
+        if config.prompt_network == "nonlinear":
             self.prompt = nn.Sequential(
-                nn.Linear(text_dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, dim)
+                nn.Linear(text_dim, hidden), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(hidden, dim)
             )
-        self.interaction = Interaction(dim, num_heads, head_dim, mlp_dim, dropout, depth, residual)
+        self.interaction = Interaction(
+            dim, config.num_heads, config.head_dim, config.mlp_dim, config.dropout, config.depth, config.residual
+        )
 
     @classmethod
     def from_published(cls, state_dict: Mapping[str, Tensor], text_embeddings: Tensor, num_heads: int = 8) -> CPRFL:
@@ -168,16 +132,12 @@ class CPRFL(nn.Module):
             raise ShapeError(
                 f"text_embeddings have shape {list(text_embeddings.shape)}, the checkpoint takes [classes, {text_dim}]"
             )
-        model = cls(
-            text_embeddings,
-            feature_dim,
-            dim=dim,
-            num_heads=num_heads,
-            head_dim=inner // num_heads,
-            mlp_dim=renamed["interaction.blocks.0.mlp.0.weight"].shape[0],
-            tau=hidden / dim,
-        ).to(renamed["visual.weight"].dtype)
-        model.load_state_dict({**renamed, "text_embeddings_CM": model.text_embeddings_CM})
+        mlp_dim = renamed["interaction.blocks.0.mlp.0.weight"].shape[0]
+        config = cls.Config(
+            dim=dim, num_heads=num_heads, head_dim=inner // num_heads, mlp_dim=mlp_dim, tau=hidden / dim
+        )
+        model = cls(config, Facts.of_text(text_embeddings, feature_dim)).to(renamed["visual.weight"].dtype)
+        model.load_state_dict(renamed)
         return model
 
     def prompts(self) -> Tensor:
@@ -191,9 +151,9 @@ class CPRFL(nn.Module):
         category_features_BCD: Tensor = self.interaction(self.visual(self.standardize(features_BVD)), prompts_CD)
         return category_features_BCD
 
-    def forward(self, features_BVD: Tensor) -> Tensor:
-        """Logits [B, C] of grid features [B, V, D0]."""
+    def forward(self, grid_BVD: Tensor, global_BE: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of grid features [B, V, D0]; the summary is not used."""
         prompts_CD = self.prompts()
         entering_CD = prompts_CD.detach() if self.stop_gradient == "interaction" else prompts_CD
         classifier_CD = prompts_CD.detach() if self.stop_gradient == "classifier" else prompts_CD
-        return torch.einsum("bcd,cd->bc", self.category_features(features_BVD, entering_CD), classifier_CD)
+        return torch.einsum("bcd,cd->bc", self.category_features(grid_BVD, entering_CD), classifier_CD)

@@ -1,28 +1,126 @@
-"""Models of the same features that are trained side by side and evaluated as one."""
+"""Several methods on the same features, scored as one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Annotated, Literal
 
+import numpy as np
 import torch
+from pydantic import Field
+from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
 from torch import Tensor, nn
 
+from cprfl.evaluation.metrics import average_precision
+from cprfl.models.base import Criterion, Facts, Features, Method, MethodConfig
+from cprfl.models.cprfl import CPRFL
+from cprfl.models.linear_probe import LinearProbe
+from cprfl.models.logistic_regression import LogisticRegression
+from cprfl.models.zero_shot import ZeroShot
 
-class Ensemble(nn.Module):
-    """Each member has its own loss; the logits of an evaluated image are the mean of theirs.
+AnyMember = Annotated[
+    CPRFL.Config | LinearProbe.Config | LogisticRegression.Config | ZeroShot.Config, Field(discriminator="name")
+]
+_ROUNDS = 20  # of choosing a member: weights are multiples of 1 / 20
+
+
+class Ensemble(Method):
+    """The weighted sum of the members' logits.
 
     Members that start from different weights make different mistakes where images are few (deep ensembles,
-    Lakshminarayanan et al., NeurIPS 2017).
-
-    Args:
-        members: each gives logits [B, C] of grid features.
+    Lakshminarayanan et al., NeurIPS 2017). Those that gradients train have a loss each, of which the mean is minimised.
     """
 
-    def __init__(self, members: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
+    weight_M: Tensor
+    offset: Tensor
 
-    def forward(self, features_BVD: Tensor) -> Tensor:
-        """Logits of M members, [M, B, C], while training; their mean [B, C] otherwise."""
-        logits_MBC = torch.stack([member(features_BVD) for member in self.members])
-        return logits_MBC if self.training else logits_MBC.mean(dim=0)
+    class Config(MethodConfig):
+        """Any methods as members.
+
+        ``weights``: ``equal`` is the mean of the logits. ``fitted`` chooses them on out-of-fold scores of the training
+        images (``num_folds`` further trainings), so that the whole is not much worse than its best member.
+        """
+
+        name: Literal["ensemble"] = "ensemble"
+        members: list[AnyMember] = Field(min_length=1)
+        weights: Literal["equal", "fitted"] = "equal"
+        num_folds: int = Field(default=5, ge=2)
+
+        @property
+        def by_gradients(self) -> bool:
+            """See `MethodConfig.by_gradients`."""
+            return any(member.by_gradients for member in self.members)
+
+        @property
+        def in_closed_form(self) -> bool:
+            """See `MethodConfig.in_closed_form`."""
+            return self.weights == "fitted" or any(member.in_closed_form for member in self.members)
+
+        @property
+        def needs_statistics(self) -> bool:
+            """See `MethodConfig.needs_statistics`."""
+            return any(member.needs_statistics for member in self.members)
+
+        def build(self, facts: Facts) -> Ensemble:
+            """The ensemble with all of its members."""
+            return Ensemble(self, facts)
+
+    def __init__(self, config: Config, facts: Facts) -> None:
+        super().__init__()
+        self.folds = config.num_folds if config.weights == "fitted" else 0
+        self.trained = [number for number, member in enumerate(config.members) if member.by_gradients]
+        self.members = nn.ModuleList(member.build(facts) for member in config.members)
+        self.register_buffer("weight_M", torch.full((len(config.members),), 1 / len(config.members)))
+        self.register_buffer("offset", torch.zeros(()))
+
+    def forward(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
+        """Logits [B, C]."""
+        return torch.einsum("mbc,m->bc", self.member_logits(grid_BVD, global_BE), self.weight_M) + self.offset
+
+    def member_logits(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
+        """See `Method.member_logits`."""
+        return torch.stack([member(grid_BVD, global_BE) for member in self.members])
+
+    def weigh_members(self, logits_MNC: Tensor, targets_NC: Tensor) -> None:
+        """See `Method.weigh_members`."""
+        weights, offset = fit_weights(logits_MNC.double().numpy(), targets_NC.numpy() > 0)
+        self.weight_M.copy_(torch.from_numpy(weights))
+        self.offset.fill_(offset)
+
+    def fit(self, features: Features) -> None:
+        """See `Method.fit`."""
+        for member in self._methods():
+            member.fit(features)
+
+    def losses(
+        self, criterion: Criterion, targets_BC: Tensor, grid_BVD: Tensor, global_BE: Tensor
+    ) -> dict[str, Tensor]:
+        """The mean over the members that gradients train, name by name."""
+        methods = self._methods()
+        parts = [methods[number].losses(criterion, targets_BC, grid_BVD, global_BE) for number in self.trained]
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {name: sum(part[name] for part in parts if name in part) / len(parts) for name in names}  # type: ignore[misc]
+
+    def _methods(self) -> list[Method]:
+        return list(self.members)  # type: ignore[arg-type]
+
+
+def fit_weights(logits_MNC: np.ndarray, targets_NC: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights [M] and an offset for the sum of members' logits, from scores of images that the members had not seen.
+
+    Members are brought to one scale and chosen one after the other, with replacement, each time the one that raises
+    mean average precision most (ensemble selection, Caruana et al., ICML 2004); the best prefix counts. A logistic
+    regression of one variable then makes the sum a logit again, which leaves every ranking as it is.
+    """
+    scale_M = np.maximum(logits_MNC.std(axis=(1, 2)), 1e-12)
+    scaled_MNC = logits_MNC / scale_M[:, None, None]
+    chosen_M, best_M, best = np.zeros(len(scaled_MNC)), np.zeros(len(scaled_MNC)), -1.0
+    for _ in range(_ROUNDS if len(scaled_MNC) > 1 else 1):
+        tried = [chosen_M + one for one in np.eye(len(scaled_MNC))]
+        found = [np.nanmean(average_precision(np.tensordot(c, scaled_MNC, 1), targets_NC)) for c in tried]
+        chosen_M = tried[int(np.argmax(found))]
+        if max(found) > best:
+            best, best_M = max(found), chosen_M / chosen_M.sum()
+    mixed_NC = np.tensordot(best_M, scaled_MNC, 1)
+    platt = ScikitLogisticRegression(C=np.inf).fit(mixed_NC.reshape(-1, 1), targets_NC.reshape(-1))
+    slope = max(float(platt.coef_[0, 0]), 1e-6)  # never turned round
+    return slope * best_M / scale_M, float(platt.intercept_[0])

@@ -17,12 +17,11 @@ prompts that all images share, or B.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 
 class Interaction(nn.Module):
@@ -116,83 +115,17 @@ class Block(nn.Module):
         by_head, by_class = (heads, self.head_dim), (num_prompts, heads)
         # Class by class, so that one head's contexts of all images are a matrix with a stride, and need no copy.
         absorbed = _by_head(query, self.to_key.weight.unflatten(0, by_head)).transpose(-3, -2).flatten(-3, -2)
-        prompt_scores = absorbed @ prompts.transpose(-2, -1)
+        prompt_scores = (absorbed @ prompts.transpose(-2, -1)).expand(batch, -1, -1)
+        weights = torch.cat([absorbed @ cells_BVD.transpose(1, 2), prompt_scores], dim=2).softmax(dim=2)
+        to_cells, to_prompts = weights.split([num_cells, num_prompts], dim=2)
+        from_prompts = to_prompts.unflatten(1, by_class).transpose(1, 2) @ self._split(self.to_value(prompts))
         if values_too:
-            half = absorbed.dtype  # under autocast
-            value_weight_HED = self.to_value.weight.unflatten(0, by_head)
-            from_cells, to_prompts = AbsorbedAttention.apply(
-                absorbed, cells_BVD.to(half), prompt_scores, value_weight_HED.to(half)
-            )
-        else:
-            scores = torch.cat([absorbed @ cells_BVD.transpose(1, 2), prompt_scores.expand(batch, -1, -1)], dim=2)
-            to_cells, to_prompts = scores.softmax(dim=2).split([num_cells, num_prompts], dim=2)
-            from_cells = to_cells.unflatten(1, by_class).transpose(1, 2) @ self._split(self.to_value(cells_BVD))
-        return from_cells + to_prompts.unflatten(1, by_class).transpose(1, 2) @ self._split(self.to_value(prompts))
-
-
-class AbsorbedAttention(torch.autograd.Function):
-    """Attention of queries with the keys' projection absorbed; the values' projection is applied to the contexts.
-
-    W = softmax([Q X^T, S]) and O = (W_cells X) W_v of each head. Its gradient is written out because autograd makes the
-    cells' gradient in two parts and adds them, and copies the contexts' into another order: 5 % of a step where cells
-    are many and classes few.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, absorbed: Tensor, cells_BVD: Tensor, prompt_scores: Tensor, value_weight_HED: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What the cells give to each head of each prompt, and the weights of the prompts.
-
-        Args:
-            ctx: keeps what the gradient needs.
-            absorbed: queries times the key projection, [..., C H, D], class by class.
-            cells_BVD: the cells, after the norm.
-            prompt_scores: scores of the prompts, [..., C H, C].
-            value_weight_HED: the value projection of each head.
-
-        Returns:
-            [B, H, C, E] and [B, C H, C].
-        """
-        (batch, num_cells, _), heads = cells_BVD.shape, len(value_weight_HED)
-        scores = torch.cat([absorbed @ cells_BVD.transpose(1, 2), prompt_scores.expand(batch, -1, -1)], dim=2)
-        weights = scores.softmax(dim=2)
-        contexts_BND = weights[:, :, :num_cells].to(cells_BVD.dtype) @ cells_BVD
-        ctx.save_for_backward(absorbed, cells_BVD, weights, contexts_BND, value_weight_HED)
-        # E x N rather than N x E, so that the weight's gradient comes out in the weight's own layout
-        from_cells_HEN = value_weight_HED @ _one_head_first(contexts_BND, heads).transpose(1, 2)
-        return from_cells_HEN.unflatten(2, (batch, -1)).permute(2, 0, 3, 1), weights[:, :, num_cells:]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output_BHCE: Tensor, grad_to_prompts: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of all four arguments of `forward`."""
-        absorbed, cells_BVD, weights, contexts_BND, value_weight_HED = ctx.saved_tensors
-        (batch, num_cells, dim), heads = cells_BVD.shape, len(value_weight_HED)
-        grad_HEN = grad_output_BHCE.permute(1, 3, 0, 2).flatten(2)
-        grad_value_weight_HED = grad_HEN @ _one_head_first(contexts_BND, heads)
-        if torch.compiler.is_compiling():  # which writes into no view
-            grad_contexts = (grad_HEN.transpose(1, 2) @ value_weight_HED).transpose(0, 1)
-        else:
-            grad_contexts = contexts_BND.new_empty(grad_HEN.shape[2], heads, dim)
-            grad_contexts.transpose(0, 1).baddbmm_(grad_HEN.transpose(1, 2), value_weight_HED, beta=0)
-        grad_contexts_BND = grad_contexts.reshape(contexts_BND.shape)
-        grad_weights = torch.cat([grad_contexts_BND @ cells_BVD.transpose(1, 2), grad_to_prompts], dim=2)
-        grad_scores = weights * (grad_weights - (weights * grad_weights).sum(dim=2, keepdim=True))
-        grad_cell_scores_BNV = grad_scores[:, :, :num_cells].to(cells_BVD.dtype)
-        grad_cells_BVD = weights[:, :, :num_cells].to(cells_BVD.dtype).transpose(1, 2) @ grad_contexts_BND
-        grad_cells_BVD.baddbmm_(grad_cell_scores_BNV.transpose(1, 2), absorbed.expand(batch, -1, -1))
-        if absorbed.ndim == 2:
-            grad_absorbed = grad_cell_scores_BNV.transpose(0, 1).flatten(1) @ cells_BVD.flatten(0, 1)
-            grad_prompt_scores = grad_scores[:, :, num_cells:].sum(dim=0)
-        else:
-            grad_absorbed, grad_prompt_scores = grad_cell_scores_BNV @ cells_BVD, grad_scores[:, :, num_cells:]
-        return grad_absorbed, grad_cells_BVD, grad_prompt_scores.to(absorbed.dtype), grad_value_weight_HED
-
-
-def _one_head_first(contexts_BND: Tensor, heads: int) -> Tensor:
-    """[B, C H, D] as [H, B C, D]: a view, one matrix with a stride for each head."""
-    return contexts_BND.view(-1, heads, contexts_BND.shape[2]).transpose(0, 1)
+            contexts_HND = (to_cells @ cells_BVD).view(batch * num_prompts, heads, -1).transpose(0, 1)
+            # E x N rather than N x E, so that the weight's gradient comes out in the weight's own layout
+            from_cells_HEN = self.to_value.weight.unflatten(0, by_head) @ contexts_HND.transpose(1, 2)
+            return from_prompts + from_cells_HEN.unflatten(2, (batch, num_prompts)).permute(2, 0, 3, 1)
+        values_BHVE = self._split(self.to_value(cells_BVD))
+        return from_prompts + to_cells.unflatten(1, by_class).transpose(1, 2) @ values_BHVE
 
 
 def _by_head(tokens: Tensor, weight_HED: Tensor) -> Tensor:

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from cprfl.models.base import ModelConfig, ModelInputs, check_features
+from cprfl.models.base import Facts, Method, StandardizingConfig, check_features
 
 
-class LinearProbe(nn.Module):
-    """logits = gain (W mean(features) + b).
+class LinearProbe(Method):
+    """logits = gain (W mean(features) + b)."""
 
-    Args:
-        feature_dim: D, channels of a grid cell.
-        num_classes: c.
-        standardize: layer applied to the features first.
-        gain: under AdamW it acts as a factor of the learning rate, for a probe that is trained beside other models.
-    """
+    class Config(StandardizingConfig):
+        """It standardises its input unless told otherwise.
 
-    class Config(ModelConfig):
-        """Settings of `LinearProbe`; it standardises its input unless told otherwise."""
+        ``gain`` acts as a factor of the learning rate under AdamW, for a probe that is trained beside other models.
+        """
 
         name: Literal["linear_probe"] = "linear_probe"
         standardize: bool = True
+        gain: PositiveFloat = 1.0
 
-        def build(self, inputs: ModelInputs) -> LinearProbe:
+        def build(self, facts: Facts) -> LinearProbe:
             """The probe; text embeddings play no part in it."""
-            return LinearProbe(inputs.feature_dim, inputs.num_classes, self.standardization(inputs))
+            return LinearProbe(self, facts)
 
-    def __init__(
-        self, feature_dim: int, num_classes: int, standardize: nn.Module | None = None, gain: float = 1.0
-    ) -> None:
+    def __init__(self, config: Config, facts: Facts) -> None:
         super().__init__()
-        self.gain = gain
-        self.standardize = standardize or nn.Identity()
-        self.linear = nn.Linear(feature_dim, num_classes)
+        self.gain = config.gain
+        self.standardize = config.standardization(facts)
+        self.linear = nn.Linear(facts.grid_dim, facts.num_classes)
 
-    def forward(self, features_BVD: Tensor) -> Tensor:
-        """Logits [B, c] of grid features [B, V, D]."""
-        check_features(features_BVD, self.linear.in_features)
-        return self.gain * self.linear(self.standardize(features_BVD).mean(dim=1))
+    def forward(self, grid_BVD: Tensor, global_BE: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of grid features [B, V, D]; the summary is not used."""
+        check_features(grid_BVD, self.linear.in_features)
+        return self.gain * self.linear(self.standardize(grid_BVD).mean(dim=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from PIL import Image, ImageDraw
+from pydantic import Field
 
 from cprfl.config import Config
 from cprfl.torchvision_cpu import ensure_torchvision
@@ -13,7 +14,7 @@ class AugmentationConfig(Config):
     """``cutout``: side of the rectangle painted over, as a share of the image's sides; 0 for none. ``flip``: mirror
     half of the images. ``randaugment``: two random operations of torchvision's RandAugment."""
 
-    cutout: float = 0.5
+    cutout: float = Field(default=0.5, ge=0, le=1)
     flip: bool = False
     randaugment: bool = True
 

@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors weights, JSON beside them, and what resuming needs. Nothing is unpickled."""
+"""Checkpoints: weights and facts as safetensors, JSON beside them, and what resuming needs. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from torch import Tensor
 
 from cprfl.data.files import write_json
 from cprfl.errors import CheckpointError
+from cprfl.models.base import Facts
+from cprfl.training.objective import split_kept_state
 
-VERSION = 1
-ENCODER = "encoder.safetensors"
-_WEIGHTS, _DESCRIPTION, _RESUME = "model.safetensors", "checkpoint.json", "resume.pt"
+VERSION = 2
+_METHOD, _TOWER, _FACTS = "model.safetensors", "tower.safetensors", "facts.safetensors"
+_DESCRIPTION, _RESUME = "checkpoint.json", "resume.pt"
 
 
 @dataclass(frozen=True)
@@ -26,21 +28,23 @@ class CheckpointInfo:
 
     Attributes:
         experiment: the whole configuration, as JSON-like values.
+        training_key: names the training: its settings and its data.
         class_names: names of the scores' columns.
-        feature_dim: channels of the grid features.
-        encoder_fingerprint: of the image encoder whose features the model was trained on, before any fine-tuning.
+        encoder_fingerprint: of the image encoder when the training began.
         text_encoder: where the class-name embeddings came from.
-        epoch: epochs trained, counted from 1.
+        epoch: epochs trained, counted from 1; 0 where nothing is trained by gradients.
         metrics: metrics of that epoch.
+        holds_tower: whether the weights of an image tower that moved, here or in the experiment before, are in it.
     """
 
     experiment: dict[str, Any]
+    training_key: str
     class_names: list[str]
-    feature_dim: int
     encoder_fingerprint: str
     text_encoder: str
     epoch: int
     metrics: dict[str, float]
+    holds_tower: bool
 
 
 @dataclass(frozen=True)
@@ -57,18 +61,29 @@ class TrainingState:
 def save_checkpoint(
     folder: Path,
     weights: dict[str, Tensor],
+    facts: Facts,
     info: CheckpointInfo,
     state: TrainingState | None,
-    encoder_weights: dict[str, Tensor] | None = None,
+    inherited_tower: dict[str, Tensor] | None = None,
 ) -> None:
     """Write a checkpoint into ``folder``; the JSON comes last, so that a folder with it is whole.
 
-    ``encoder_weights`` are those of an image encoder that was trained with the model.
+    Args:
+        folder: to write into.
+        weights: an objective's kept state.
+        facts: from which the method is rebuilt.
+        info: what the checkpoint says of itself.
+        state: what resuming needs, if anybody may resume.
+        inherited_tower: what an earlier experiment made of the tower, where this one leaves it alone.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    for file, values in ((_WEIGHTS, weights), (ENCODER, encoder_weights or {})):
-        if values:
-            save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, folder / file)
+    method, tower = split_kept_state(weights)
+    tower = tower or inherited_tower or {}
+    assert bool(tower) == info.holds_tower
+    _save_tensors(method, folder / _METHOD)
+    if tower:
+        _save_tensors(tower, folder / _TOWER)
+    facts.save(folder / _FACTS)
     if state is not None:
         torch.save(dict(vars(state)), folder / _RESUME)
     write_json(folder / _DESCRIPTION, {"version": VERSION, **asdict(info)})
@@ -89,12 +104,22 @@ def load_info(folder: Path) -> CheckpointInfo:
     return CheckpointInfo(**values)
 
 
-def load_weights(folder: Path) -> dict[str, Tensor]:
-    """The averaged weights, those a prediction uses."""
+def load_facts(folder: Path) -> Facts:
+    """The facts from which the checkpoint's method is rebuilt."""
     try:
-        return load_file(folder / _WEIGHTS)
+        return Facts.load(folder / _FACTS)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / _WEIGHTS}: missing or damaged ({error}); train again") from None
+        raise _damaged(folder / _FACTS, error) from None
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """The method's averaged weights, those a prediction uses."""
+    return _load_tensors(folder / _METHOD)
+
+
+def load_tower(folder: Path) -> dict[str, Tensor]:
+    """What training made of the image tower: its adapters, or all of its weights."""
+    return _load_tensors(folder / _TOWER)
 
 
 def load_state(folder: Path) -> TrainingState:
@@ -103,3 +128,18 @@ def load_state(folder: Path) -> TrainingState:
         return TrainingState(**torch.load(folder / _RESUME, map_location="cpu", weights_only=True))
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{folder / _RESUME}: missing or damaged ({error}); start the training anew") from None
+
+
+def _save_tensors(values: dict[str, Tensor], path: Path) -> None:
+    save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, path)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: missing or damaged ({error}); train again")

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from cprfl.config import Config
+from cprfl.encoders.adapters import Backbone
 from cprfl.training.augmentation import AugmentationConfig
 
 
 class FinetuneConfig(Config):
-    """How to train the image encoder.
+    """How to train the image encoder, as a whole or by adapters.
 
     Attributes:
         lr_factor: its learning rate is ``train.lr`` times this.
         weight_decay: of its matrices; ``train.weight_decay`` unless given.
-        batch_norm: update the running statistics (``train``) or keep them (``frozen``).
+        adapter_width: of the adapters' bottleneck.
+        batch_norm: update the running statistics (``train``) or keep them (``frozen``, and always beside adapters).
         gradient_checkpointing: recompute activations in the backward pass, for less memory.
         augmentation: of the decoded images.
         num_processes: that decode images, per worker.
@@ -24,6 +26,7 @@ class FinetuneConfig(Config):
 
     lr_factor: PositiveFloat = 1.0
     weight_decay: NonNegativeFloat | None = None
+    adapter_width: PositiveInt = 32
     batch_norm: Literal["train", "frozen"] = "train"
     gradient_checkpointing: bool = False
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -48,8 +51,11 @@ class TrainConfig(Config):
         features_in_memory_mb: cached features stay in memory if all that a worker reads fit into this; the batches
             are the same.
         compile: ``torch.compile`` the network: ``never``, ``auto`` (on a GPU) or ``always`` (needs a C++ compiler).
-        backbone: ``frozen`` trains on cached features, ``finetune`` on images, with the encoder's weights.
-        finetune: settings of the latter.
+        backbone: ``frozen`` trains on cached features; ``adapter`` and ``finetune`` on images, with small adapters
+            beside the encoder's blocks or with all of its weights.
+        finetune: settings of the latter two.
+        distill: weight of the L1 distance between the moving encoder's summary of an image and that of a copy that
+            stayed as it was (HP-DVAL, equation 2); 0 for none.
     """
 
     epochs: PositiveInt = 30
@@ -65,5 +71,19 @@ class TrainConfig(Config):
     precision: Literal["auto", "float32", "bf16"] = "auto"
     features_in_memory_mb: int = Field(default=512, ge=0)
     compile: Literal["never", "auto", "always"] = "never"
-    backbone: Literal["frozen", "finetune"] = "frozen"
+    backbone: Backbone = "frozen"
     finetune: FinetuneConfig = FinetuneConfig()
+    distill: NonNegativeFloat = 0.0
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> Self:
+        if self.schedule_epochs is not None and self.schedule_epochs < self.epochs:
+            raise ValueError(f"schedule_epochs {self.schedule_epochs} ends before epochs {self.epochs}")
+        if self.distill > 0 and self.backbone == "frozen":
+            raise ValueError("distill needs an encoder that moves; set train.backbone to adapter or finetune")
+        return self
+
+    @property
+    def moves_tower(self) -> bool:
+        """Whether the image encoder is trained too."""
+        return self.backbone != "frozen"

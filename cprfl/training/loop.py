@@ -7,7 +7,7 @@ exactly what an uninterrupted one does.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -15,13 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from cprfl.encoders.base import Encoded
 from cprfl.errors import NonFiniteError
-from cprfl.models.fine_tuned import FineTuned
 from cprfl.training.checkpoint import TrainingState
 from cprfl.training.config import TrainConfig
 from cprfl.training.ema import Ema
+from cprfl.training.objective import Inputs, Objective
 from cprfl.training.optimizer import SETTINGS, adamw, one_cycle
-from cprfl.training.sources import TrainingSource
+from cprfl.training.sources import Source
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,8 @@ class EpochEnd(NamedTuple):
 
 
 def fit(
-    model: nn.Module,
-    loss: nn.Module,
-    data: TrainingSource,
+    objective: Objective,
+    data: Source,
     config: TrainConfig,
     *,
     seed: int,
@@ -61,11 +61,10 @@ def fit(
     validate: Callable[[dict[str, Tensor]], dict[str, float]] | None = None,
     resume: tuple[int, TrainingState] | None = None,
 ) -> None:
-    """Train ``model`` in place.
+    """Train ``objective`` in place.
 
     Args:
-        model: gives logits of the source's inputs, [B, c], or [M, B, c] for M members of an ensemble.
-        loss: of (logits, targets).
+        objective: gives the parts of the loss of the source's inputs and targets.
         data: all training images; each worker takes its part.
         config: how to train.
         seed: of batches, views and dropout.
@@ -79,17 +78,18 @@ def fit(
             before they go to the device; the loss at once on a CPU, at the epoch's end elsewhere, and in either case
             before a checkpoint is written.
     """
-    model.to(worker.device)
-    network = _compiled(_distributed(model, worker), config, worker.device)
-    optimizer = adamw(model, config)
+    objective.to(worker.device)
+    network = _compiled(_distributed(objective, worker), config, worker.device)
+    trained = list(objective.trained_parameters().values())
+    optimizer = adamw(objective, config)
     batch_size = max(config.batch_size // worker.world_size, 1)
     steps = -(-data.num_images // (batch_size * worker.world_size))
     schedule = one_cycle(optimizer, steps * (config.schedule_epochs or config.epochs), config.warmup)
-    ema = Ema(model, config.ema_decay)
+    ema = Ema(objective, config.ema_decay)
     done = 0
     if resume is not None:
         done, state = resume
-        model.load_state_dict(state.model)
+        objective.load_kept_state(state.model)
         rates = [{name: group[name] for name in SETTINGS} for group in optimizer.param_groups]
         optimizer.load_state_dict(state.optimizer)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -99,49 +99,78 @@ def fit(
     for epoch in range(done + 1, config.epochs + 1):
         epoch_seed = seed * 100_003 + epoch
         torch.manual_seed(epoch_seed * 1_009 + worker.rank)
-        batch_losses: list[Tensor] = []
+        batch_losses: list[dict[str, Tensor]] = []
         batch_ids: list[Sequence[str]] = []
         network.train()
         for inputs, targets_BC, image_ids in data.batches(batch_size, epoch_seed, worker.rank, worker.world_size):
             _check_inputs(inputs, image_ids)
-            targets_BC = targets_BC.to(worker.device, non_blocking=True)
             with _autocast(config, worker.device):
-                logits = network(_on_device(inputs, worker.device))
-                batch_loss = loss(logits, targets_BC.expand_as(logits))
-            batch_losses.append(batch_loss.detach())
+                parts = network(_on_device(inputs, worker.device), targets_BC.to(worker.device, non_blocking=True))
+            batch_loss = torch.stack(list(parts.values())).sum()
+            batch_losses.append({name: part.detach() for name, part in parts.items()})
             batch_ids.append(image_ids)
             if worker.device.type == "cpu":  # elsewhere looking at a loss makes the host wait for the device
                 _check_losses(batch_losses[-1:], batch_ids[-1:])
             optimizer.zero_grad(set_to_none=True)
             batch_loss.backward()
             if config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+                nn.utils.clip_grad_norm_(trained, config.clip_norm)
             optimizer.step()
             schedule.step()
             ema.update()
         _check_losses(batch_losses, batch_ids)
-        _check_weights(model, batch_ids[-1])
-        losses = torch.stack(batch_losses)
-        weights = ema.state_dict() if config.ema_decay > 0 else model.state_dict()
-        metrics = {
-            "train/loss": _mean_over_workers(losses.mean(), worker),
-            "train/lr": float(schedule.get_last_lr()[0]),
-        }
+        _check_weights(trained, batch_ids[-1])
+        metrics = _mean_losses(batch_losses, worker) | {"train/lr": float(schedule.get_last_lr()[0])}
+        weights = ema.state_dict() if config.ema_decay > 0 else objective.kept_state()
         if validate is not None:
             network.eval()
             metrics |= validate(weights)
         state = TrainingState(
-            model.state_dict(), optimizer.state_dict(), schedule.state_dict(), ema.state_dict(), ema.steps
+            objective.kept_state(), optimizer.state_dict(), schedule.state_dict(), ema.state_dict(), ema.steps
         )
         on_epoch_end(EpochEnd(epoch, metrics, weights, state))
 
 
-def _distributed(model: nn.Module, worker: Worker) -> nn.Module:
+def score(
+    objective: Objective, data: Source, image_ids: Sequence[str], batch_size: int, worker: Worker, members: bool = False
+) -> Tensor:
+    """Logits [n, c], float32 on the CPU, of all images of a source, in the order of ``image_ids``.
+
+    Args:
+        objective: what scores them, on the worker's device.
+        data: the images; each worker takes its part, and all of them get all logits.
+        image_ids: of the n images.
+        batch_size: images at a time.
+        worker: this process.
+        members: logits [m, n, c] of the method's members instead.
+    """
+    row = {image_id: number for number, image_id in enumerate(image_ids)}
+    objective.to(worker.device).eval()
+    found: Tensor | None = None
+    with torch.inference_mode():
+        for inputs, targets_BC, ids in data.in_order(batch_size, worker.rank, worker.world_size):
+            encoded = objective.encode(_on_device(inputs, worker.device))
+            logits = objective.method.member_logits(*encoded) if members else objective.method(*encoded)
+            if found is None:
+                found = logits.new_zeros((*logits.shape[:-2], len(row), targets_BC.shape[1]), dtype=torch.float32)
+            found[..., [row[image_id] for image_id in ids], :] = logits.float()
+        if worker.world_size > 1:
+            # Each image is in one worker's part. A worker without a part knows no shape, so the others tell it.
+            shape = torch.tensor([1, *found.shape][-3:] if found is not None else [0, 0, 0], device=worker.device)
+            dist.all_reduce(shape, dist.ReduceOp.MAX)
+            if found is None:
+                found = torch.zeros(shape.tolist()[0 if members else 1 :], device=worker.device)
+            dist.all_reduce(found)
+    assert found is not None, "there is an image at least"
+    return found.cpu()
+
+
+def _distributed(objective: Objective, worker: Worker) -> nn.Module:
     if worker.world_size == 1:
-        return model
+        return objective
     devices = [worker.device] if worker.device.type == "cuda" else None
-    unused = isinstance(model, FineTuned)  # an encoder's own summary of the image, which no loss depends on
-    return nn.parallel.DistributedDataParallel(model, device_ids=devices, find_unused_parameters=unused)
+    unused = objective.tower is not None  # such as its own summary of the image, which not every loss depends on
+    return nn.parallel.DistributedDataParallel(objective, device_ids=devices, find_unused_parameters=unused)
 
 
 def _compiled(network: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
@@ -154,16 +183,22 @@ def _autocast(config: TrainConfig, device: torch.device) -> contextlib.AbstractC
     return torch.autocast(device.type, dtype=torch.bfloat16) if half else contextlib.nullcontext()
 
 
-def _mean_over_workers(value: Tensor, worker: Worker) -> float:
+def _mean_losses(batch_losses: list[dict[str, Tensor]], worker: Worker) -> dict[str, float]:
+    """``train/loss`` and, where it has several parts, each of them: means over batches and workers."""
+    names = list(batch_losses[0])
+    means = torch.stack([torch.stack([losses[name] for losses in batch_losses]).mean() for name in names])
     if worker.world_size > 1:
-        dist.all_reduce(value)
-        value = value / worker.world_size
-    return float(value)
+        dist.all_reduce(means)
+        means = means / worker.world_size
+    parts = {f"train/{name}": value for name, value in zip(names, means.tolist(), strict=True)}
+    return {"train/loss": sum(parts.values())} | (parts if len(parts) > 1 else {})
 
 
-def _check_inputs(inputs: Tensor, image_ids: Sequence[str]) -> None:
-    if inputs.is_floating_point() and not torch.isfinite(inputs).all():
-        finite_B = torch.isfinite(inputs).flatten(1).all(dim=1)
+def _check_inputs(inputs: Inputs, image_ids: Sequence[str]) -> None:
+    for values in (inputs,) if isinstance(inputs, Tensor) else inputs:
+        if not values.is_floating_point() or torch.isfinite(values).all():
+            continue
+        finite_B = torch.isfinite(values).flatten(1).all(dim=1)
         ids = [image_id for image_id, finite in zip(image_ids, finite_B.tolist(), strict=True) if not finite]
         raise NonFiniteError(
             f"features of images {_listed(ids)} contain NaN or infinity; `cprfl features verify` looks for damage; the "
@@ -171,19 +206,20 @@ def _check_inputs(inputs: Tensor, image_ids: Sequence[str]) -> None:
         )
 
 
-def _check_losses(losses: list[Tensor], batch_ids: list[Sequence[str]]) -> None:
-    finite = torch.isfinite(torch.stack(losses))
+def _check_losses(batch_losses: list[dict[str, Tensor]], batch_ids: list[Sequence[str]]) -> None:
+    totals = torch.stack([torch.stack(list(losses.values())).sum() for losses in batch_losses])
+    finite = torch.isfinite(totals)
     if not finite.all():
         step = int((~finite).nonzero()[0])
         raise NonFiniteError(
-            f"the loss is {float(losses[step])} on images {_listed(batch_ids[step])}; lower train.lr, or set "
+            f"the loss is {float(totals[step])} on images {_listed(batch_ids[step])}; lower train.lr, or set "
             "train.precision=float32; the last good checkpoint is kept"
         )
 
 
-def _check_weights(model: nn.Module, last_ids: Sequence[str]) -> None:
+def _check_weights(trained: list[nn.Parameter], last_ids: Sequence[str]) -> None:
     """The last step of an epoch may break weights whose loss was finite."""
-    norms = torch._foreach_norm([parameter.detach() for parameter in model.parameters()])
+    norms = torch._foreach_norm([parameter.detach() for parameter in trained])
     if not torch.isfinite(torch.stack(norms)).all():
         raise NonFiniteError(
             f"the weights are NaN or infinite after the step on images {_listed(last_ids)}; lower train.lr, or set "
@@ -195,14 +231,7 @@ def _listed(ids: Sequence[str]) -> str:
     return f"{', '.join(ids[:8])}{' ...' if len(ids) > 8 else ''}"
 
 
-def _on_device(inputs: Tensor, device: torch.device) -> Tensor:
-    """Features as float32; images stay as they are."""
-    inputs = inputs.to(device, non_blocking=True)
-    return inputs.float() if inputs.is_floating_point() else inputs
-
-
-def predict(model: nn.Module, batches: Iterator[Tensor], device: torch.device) -> Tensor:
-    """Logits [n, c], float32 on the CPU, of batches of the model's input."""
-    model.eval().to(device)
-    with torch.inference_mode():
-        return torch.cat([model(_on_device(batch, device)).float().cpu() for batch in batches])
+def _on_device(inputs: Inputs, device: torch.device) -> Inputs:
+    if isinstance(inputs, Tensor):
+        return inputs.to(device, non_blocking=True)
+    return Encoded(*(values.to(device, non_blocking=True) for values in inputs))

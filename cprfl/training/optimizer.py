@@ -5,26 +5,26 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cprfl.models.fine_tuned import FineTuned
 from cprfl.training.config import TrainConfig
+from cprfl.training.objective import Objective
 
 SETTINGS = ("initial_lr", "max_lr", "min_lr", "weight_decay")  # of a group, that follow from the configuration
 
 
-def adamw(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def adamw(objective: Objective, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW that decays matrices only: biases and norms (one-dimensional) are left alone, as in the released code.
 
-    A `FineTuned`'s encoder has its own learning rate and decay.
+    A tower that moves has its own learning rate and decay.
     """
     decay, finetune = config.weight_decay, config.finetune
-    if isinstance(model, FineTuned):
-        encoder_decay = decay if finetune.weight_decay is None else finetune.weight_decay
-        parts = [(model.head, config.lr, decay), (model.encoder, config.lr * finetune.lr_factor, encoder_decay)]
-    else:
-        parts = [(model, config.lr, decay)]
+    tower_decay = decay if finetune.weight_decay is None else finetune.weight_decay
+    parts: list[tuple[nn.Module | None, float, float]] = [
+        (objective.method, config.lr, decay),
+        (objective.tower, config.lr * finetune.lr_factor, tower_decay),
+    ]
     groups = []
     for module, lr, weight_decay in parts:
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad] if module else []
         groups.append({"params": [p for p in trained if p.ndim >= 2], "lr": lr, "weight_decay": weight_decay})
         groups.append({"params": [p for p in trained if p.ndim < 2], "lr": lr, "weight_decay": 0.0})
     return torch.optim.AdamW([group for group in groups if group["params"]])

@@ -1,4 +1,4 @@
-"""Where the training loop gets its batches: cached features, or images decoded on the fly."""
+"""Where training and scoring get their batches: cached features, or images decoded on the fly."""
 
 from __future__ import annotations
 
@@ -12,34 +12,38 @@ from torch.utils.data import DataLoader, Dataset
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.images import open_image
 from cprfl.data.manifest import Manifest
-from cprfl.encoders.image import ImageEncoder
+from cprfl.encoders.base import Encoded, ImageEncoder
 from cprfl.errors import UnreadableImageError
 from cprfl.training.augmentation import AugmentationConfig, augment
+from cprfl.training.objective import Inputs
 
 
-class TrainingBatch(NamedTuple):
-    """What one worker trains on in one step.
+class LabelledBatch(NamedTuple):
+    """What one process works on in one step.
 
     Attributes:
-        inputs: of the network: features float16 [B, V, D], or images uint8 [B, 3, H, W].
+        inputs: cached features in float16, or images uint8 [B, 3, H, W].
         targets_BC: multi-hot, float32.
         image_ids: of the B rows.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     targets_BC: Tensor
     image_ids: Sequence[str]
 
 
-class TrainingSource(Protocol):
-    """The training images, or what has been made of them."""
+class Source(Protocol):
+    """Labelled images, or what has been made of them."""
 
     @property
     def num_images(self) -> int:
         """How many there are."""
 
-    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
+    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[LabelledBatch]:
         """One epoch of one worker in random order; every worker gets as many batches, and of the same size."""
+
+    def in_order(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[LabelledBatch]:
+        """Each image's plain view once, shared among the workers; their order may be the storage's."""
 
 
 class StoredFeatures:
@@ -61,17 +65,21 @@ class StoredFeatures:
         """Images with features."""
         return self.store.num_images
 
-    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
+    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[LabelledBatch]:
         """Shuffled by shards and within a bounded buffer of them."""
         for batch in self.store.iter_batches(
             batch_size, shuffle_seed=seed, rank=rank, world_size=world_size, views="random"
         ):
-            rows = [self._row[image_id] for image_id in batch.image_ids]
-            yield TrainingBatch(batch.grid_BVD, self.targets_NC[rows], batch.image_ids)
+            yield self._labelled(batch.grid_BVD, batch.global_BE, batch.image_ids)
 
-    def in_order(self, batch_size: int) -> Iterator[Tensor]:
-        """Plain views of all images in the store's order, float16 [B, V, D]."""
-        return (batch.grid_BVD for batch in self.store.iter_batches(batch_size, views="plain"))
+    def in_order(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[LabelledBatch]:
+        """Plain views in the store's order."""
+        for batch in self.store.iter_batches(batch_size, rank=rank, world_size=world_size, views="plain"):
+            yield self._labelled(batch.grid_BVD, batch.global_BE, batch.image_ids)
+
+    def _labelled(self, grid_BVD: Tensor, global_BE: Tensor, image_ids: Sequence[str]) -> LabelledBatch:
+        rows = [self._row[image_id] for image_id in image_ids]
+        return LabelledBatch(Encoded(grid_BVD, global_BE), self.targets_NC[rows], image_ids)
 
 
 class ImageFiles:
@@ -91,7 +99,7 @@ class ImageFiles:
         augmentation: AugmentationConfig | None = None,
         num_processes: int = 0,
     ) -> None:
-        self.manifest, self.encoder = manifest, encoder
+        self.manifest, self.transform = manifest, encoder.transform
         self.augmentation, self.num_processes = augmentation, num_processes
         self.targets_NC = torch.from_numpy(manifest.targets())
 
@@ -100,28 +108,27 @@ class ImageFiles:
         """Images of the manifest."""
         return len(self.manifest)
 
-    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
+    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[LabelledBatch]:
         """Shuffled over all images; the first ones come again where there are too few for the last worker."""
         order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
         order = torch.cat([order, order[: -self.num_images % world_size]])
-        rows = order[rank::world_size].split(batch_size)
-        for images_B3HW, rows_B in self._decoded(rows, seed):
-            ids = [self.manifest.image_ids[row] for row in rows_B.tolist()]
-            yield TrainingBatch(images_B3HW, self.targets_NC[rows_B], ids)
+        return self._decoded(order[rank::world_size].split(batch_size), seed)
 
-    def in_order(self, batch_size: int) -> Iterator[Tensor]:
-        """All images in the manifest's order, uint8 [B, 3, H, W]."""
-        return (images for images, _ in self._decoded(torch.arange(self.num_images).split(batch_size), seed=0))
+    def in_order(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[LabelledBatch]:
+        """The images in the manifest's order."""
+        return self._decoded(torch.arange(self.num_images)[rank::world_size].split(batch_size), seed=0)
 
-    def _decoded(self, rows: Sequence[Tensor], seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _decoded(self, rows: Sequence[Tensor], seed: int) -> Iterator[LabelledBatch]:
         loader = DataLoader(
             _Decoded(self, seed),
-            batch_sampler=[batch.tolist() for batch in rows],
+            batch_sampler=[batch.tolist() for batch in rows if len(batch)],
             num_workers=self.num_processes,
             pin_memory=torch.cuda.is_available(),
         )
         try:
-            yield from loader
+            for images_B3HW, rows_B in loader:
+                ids = [self.manifest.image_ids[row] for row in rows_B.tolist()]
+                yield LabelledBatch(images_B3HW, self.targets_NC[rows_B], ids)
         except UnreadableImageError as error:  # of a process that decodes, with its traceback before it
             last = str(error).strip().splitlines()[-1]
             raise UnreadableImageError(last.split("UnreadableImageError: ")[-1]) from None
@@ -143,4 +150,4 @@ class _Decoded(Dataset[tuple[Tensor, int]]):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.seed * 1_000_003 + row)
                 image = augment(image, self.source.augmentation)
-        return self.source.encoder.transform(image), row
+        return self.source.transform(image), row

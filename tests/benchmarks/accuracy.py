@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pipelines.preprocess import Prepared, preprocess
 
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import Manifest
@@ -34,7 +35,6 @@ from cprfl.experiment import Experiment, load
 from cprfl.models.base import ModelInputs, feature_statistics
 from cprfl.training.loop import EpochEnd, Worker, fit, predict
 from cprfl.training.sources import StoredFeatures
-from pipelines.preprocess import Prepared, preprocess
 
 TRIALS, FOLDS, SEEDS, VIEWS = 12, 5, 5, 6
 METRICS = ("mAP", "mAP_head", "mAP_medium", "mAP_tail")

@@ -23,14 +23,14 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from cprfl.data.shards import Features, write_shard
+from cprfl.data.store_filling import StoreInProgress, StoreKey
+from cprfl.encoders.image import ImageEncoder
 from torch.utils.data import DataLoader, Dataset
 
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.images import open_image
 from cprfl.data.manifest import Manifest
-from cprfl.data.shards import Features, write_shard
-from cprfl.data.store_filling import StoreInProgress, StoreKey
-from cprfl.encoders.image import ImageEncoder
 from cprfl.experiment import Experiment, load
 from cprfl.losses import AsymmetricLoss
 from cprfl.models import LinearProbe

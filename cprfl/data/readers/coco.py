@@ -7,8 +7,9 @@ import io
 import json
 from typing import Any, Literal
 
-from cprfl.config import Config, DataPath
+from cprfl.config import Config
 from cprfl.data.readers.base import DatasetConfig, Row, SplitName, read_text
+from cprfl.data.storage import DataPath, join
 from cprfl.errors import DatasetError
 
 
@@ -58,9 +59,8 @@ class CocoDataset(DatasetConfig):
                     )
                 if self.crowd or not annotation.get("iscrowd"):
                     labels.append(index[annotation["category_id"]])
-            rows.append(
-                Row(str(image["id"]), f"{source.images}/{image['file_name']}", labels, f"{path}, image {image['id']}")
-            )
+            uri = join(source.images, image["file_name"])
+            rows.append(Row(str(image["id"]), uri, labels, f"{path}, image {image['id']}"))
         return [category["name"] for category in categories], rows
 
 

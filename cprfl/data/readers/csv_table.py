@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from cprfl.config import DataPath
 from cprfl.data.readers.base import DatasetConfig, Row, SplitName, class_index, read_text
+from cprfl.data.storage import DataPath, join, parent
 from cprfl.errors import DatasetError
 
 
@@ -38,9 +38,9 @@ class CsvDataset(DatasetConfig):
         index = {name: position for position, name in enumerate(classes)}
         rows: dict[SplitName, list[Row]] = {}
         for split, table in tables.items():
-            folder = self.images if self.images is not None else self.splits[split].rpartition("/")[0] or "."
+            folder = self.images if self.images is not None else parent(self.splits[split])
             rows[split] = [
-                Row(image, f"{folder}/{image}", [class_index(name, index, where) for name in names], where)
+                Row(image, join(folder, image), [class_index(name, index, where) for name in names], where)
                 for where, image, names in table
             ]
         return classes, rows

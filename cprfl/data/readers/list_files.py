@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cprfl.config import DataPath
 from cprfl.data.readers.base import DatasetConfig, Row, SplitName, read_lines
+from cprfl.data.storage import DataPath, join
 from cprfl.errors import DatasetError
 
 
@@ -45,7 +45,7 @@ class ListFilesDataset(DatasetConfig):
                 raise DatasetError(
                     f"{where}: class index {outside[0]} is out of range; {self.labels} has 0 to {num_classes - 1}"
                 )
-            rows.append(Row(image, f"{self.images}/{image}" if self.images else image, labels, where))
+            rows.append(Row(image, join(self.images, image), labels, where))
         return rows
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
-from cprfl.config import Config, DataPath
+from cprfl.config import Config
 from cprfl.data.readers.base import DatasetConfig, Row, SplitName, class_index, read_lines
+from cprfl.data.storage import DataPath, join, read_bytes
 from cprfl.errors import DatasetError
 
 VOC_CLASSES = [
@@ -36,23 +36,23 @@ class VocDataset(DatasetConfig):
         return self.classes, {split: self._read_set(source) for split, source in self.splits.items()}
 
     def _read_set(self, source: VocSplit) -> list[Row]:
-        listing = f"{source.root}/ImageSets/Main/{source.image_set}.txt"
+        listing = join(source.root, f"ImageSets/Main/{source.image_set}.txt")
         index = {name: position for position, name in enumerate(self.classes)}
-        year = Path(source.root).name  # VOC2007 and VOC2012 both have numbers that may meet
+        year = source.root.rstrip("/").rpartition("/")[2]  # VOC2007 and VOC2012 both have numbers that may meet
         rows = []
         for number, line in read_lines(listing, "image set"):
             image = line.split()[0]
-            path = f"{source.root}/Annotations/{image}.xml"
+            path = join(source.root, f"Annotations/{image}.xml")
             labels = [class_index(name, index, path) for name in self._objects(path, f"{listing}, line {number}")]
-            uri = f"{source.root}/JPEGImages/{image}.jpg"
+            uri = join(source.root, f"JPEGImages/{image}.jpg")
             rows.append(Row(f"{year}/{image}", uri, labels, f"{listing}, line {number}"))
         return rows
 
     def _objects(self, path: str, where: str) -> list[str]:
-        if not Path(path).is_file():
-            raise DatasetError(f"{path}: annotation not found, though {where} lists it")
         try:
-            objects = ElementTree.parse(path).getroot().findall("object")
+            objects = ElementTree.fromstring(read_bytes(path)).findall("object")
+        except FileNotFoundError:
+            raise DatasetError(f"{path}: annotation not found, though {where} lists it") from None
         except ElementTree.ParseError as error:
             raise DatasetError(f"{path}: not XML: {error}") from None
         names = []

@@ -1,0 +1,113 @@
+"""A feature store while it is filled: its key, which shards are missing, how it becomes a finished one."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from cprfl.data.feature_store.shards import (
+    ROWS_PER_SHARD,
+    VERSION,
+    DamagedShardError,
+    is_whole,
+    read_footer,
+    shard_name,
+    shard_numbers,
+)  # fmt: skip
+from cprfl.data.feature_store.store import DESCRIPTION, READERS, FeatureStore, mend
+from cprfl.data.files import fingerprint
+from cprfl.data.storage import Folder
+from cprfl.errors import FeatureStoreError
+
+
+@dataclass(frozen=True)
+class StoreKey:
+    """All that determines the bytes of a store.
+
+    ``images`` holds (id, URI, size and time) of each image, in order; ``encoder`` is its fingerprint, which covers
+    weights and transform.
+    """
+
+    images: tuple[tuple[str, str, tuple[int, ...]], ...]
+    encoder: str
+    views: int
+
+    @property
+    def fingerprint(self) -> str:
+        """The name of the store's folder."""
+        return fingerprint([VERSION, ROWS_PER_SHARD, self.images, self.encoder, self.views])
+
+    @property
+    def image_list_digest(self) -> str:
+        """Fingerprint of the image list alone."""
+        return fingerprint(self.images)
+
+    def shards(self) -> list[range]:
+        """The images of each shard: as many as make `ROWS_PER_SHARD` rows, and one at least."""
+        size, count = max(1, ROWS_PER_SHARD // self.views), len(self.images)
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+class StoreInProgress:
+    """The folder of one key while it is filled, by one process or by many.
+
+    Args:
+        root: URI of the folder that holds one folder per key.
+        key: what is to be stored.
+        encoder: a description of the encoder for whoever reads ``store.json``.
+    """
+
+    def __init__(self, root: str, key: StoreKey, encoder: dict[str, Any]) -> None:
+        self.folder = Folder(root) / key.fingerprint
+        self.key, self.encoder = key, encoder
+
+    @property
+    def finished(self) -> bool:
+        """Whether the store is complete."""
+        return self.folder.exists(DESCRIPTION)
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are yet to be written."""
+        there = shard_numbers(self.folder)
+        return [number for number in range(len(self.key.shards())) if number not in there]
+
+    def finish(self) -> FeatureStore:
+        """Describe the store, all of whose shards are there, and open it."""
+        names = [shard_name(number) for number in range(len(self.key.shards()))]
+        with ThreadPoolExecutor(READERS) as pool:
+            footers = list(pool.map(self._footer, names))
+        metadata = footers[0][1]
+        description = {
+            "version": VERSION,
+            "key": self.key.fingerprint,
+            "image_list": self.key.image_list_digest,
+            "encoder_fingerprint": self.key.encoder,
+            "encoder": self.encoder,
+            "views": self.key.views,
+            "dtype": metadata["dtype"],
+            "grid_shape": metadata["grid_shape"],
+            "global_shape": metadata["global_shape"],
+            "bad_images": [bad for _, footer in footers for bad in footer["bad_images"]],
+            "shards": [{"file": name, "rows": rows} for name, (rows, _) in zip(names, footers, strict=True)],
+        }
+        description["checksum"] = fingerprint(description)
+        self.folder.write(DESCRIPTION, (json.dumps(description, indent=1, ensure_ascii=False) + "\n").encode())
+        return FeatureStore.open(self.folder.uri)
+
+    def _footer(self, name: str) -> tuple[int, dict[str, Any]]:
+        try:
+            return read_footer(self.folder, name)
+        except DamagedShardError as error:
+            raise FeatureStoreError(f"{self.folder.uri}/{name}: {error}; {mend(self.folder)}") from None
+
+
+def prune_unfinished(folder: Folder) -> list[str]:
+    """Remove all but whole shards of this version from a store that does not open, and return the names."""
+    removed = []
+    for name in folder.files():
+        if not is_whole(folder, name):
+            folder.remove(name)
+            removed.append(name)
+    return sorted(removed)

@@ -1,0 +1,159 @@
+"""The one place that creates open_clip's models, and their image towers as encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor
+
+from cprfl.data.storage import DataPath, local_copy
+from cprfl.encoders.base import STATISTICS, ImageEncoder, ImageEncoderConfig, freeze
+from cprfl.encoders.clip.embedded import embedded_weights
+from cprfl.encoders.clip.library import EMBEDDED, open_clip_module, quietly
+from cprfl.encoders.weights import from_hub, load_weights
+from cprfl.errors import ConfigError, WeightsError
+
+RANDOM = "random"
+
+
+def create_clip(
+    model: str, pretrained: str, weights: str | None, cache_dir: Path, image_size: int | None = None
+) -> torch.nn.Module:
+    """An open_clip model with its weights, frozen and in evaluation mode.
+
+    Args:
+        model: a model name of open_clip's, or `EMBEDDED`.
+        pretrained: a tag of open_clip's, ``embedded`` (train the embedded model, once) or ``random``.
+        weights: a local file, used instead of the tag.
+        cache_dir: where weights trained here are kept.
+        image_size: input side of a vision transformer, whose position embeddings are interpolated.
+
+    Raises:
+        WeightsError: where the model is unknown or its weights cannot be had.
+    """
+    open_clip = open_clip_module()
+    if model not in open_clip.list_models():
+        raise WeightsError(f"{model!r}: no such open_clip model; `open_clip.list_models()` lists {EMBEDDED} and others")
+    if pretrained == "embedded" and weights is None:
+        if model != EMBEDDED:
+            raise WeightsError(f"{model}: the tag 'embedded' belongs to {EMBEDDED}; give another tag or a weights file")
+        weights = str(embedded_weights(cache_dir))
+    options: dict[str, Any] = {"force_image_size": image_size, "pretrained_image": False}
+    if weights is not None:
+        created = quietly(open_clip.create_model, model, **options)
+        load_weights(weights)  # open_clip reads it once more; this names what is wrong with the file
+        try:
+            with local_copy(weights) as path:
+                open_clip.load_checkpoint(created, str(path), weights_only=True)
+        except (RuntimeError, AssertionError) as error:  # open_clip asserts on text towers of another width
+            raise WeightsError(f"{weights}: does not fit {model}: {str(error).splitlines()[0]}") from None
+    elif pretrained == RANDOM:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            created = quietly(open_clip.create_model, model, **options)
+    else:
+        if pretrained not in open_clip.list_pretrained_tags_by_model(model):
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(model))
+            raise WeightsError(f"{model}: no pretrained tag {pretrained!r}; tags: {tags}")
+        created = from_hub(
+            lambda: quietly(open_clip.create_model, model, pretrained=pretrained, **options),
+            model, pretrained, "encoder.weights or text_encoder.weights",
+        )  # fmt: skip
+    return created.eval().requires_grad_(False)
+
+
+class OpenClipEncoder(ImageEncoder):
+    """The image tower of any open_clip model; the global feature is its embedding in the joint space."""
+
+    class Config(ImageEncoderConfig):
+        """``layer``: the stage or block whose output is the grid, -1 being the last, after its final norm.
+
+        ``project``: bring every cell into the joint space of image and text (as the pooled feature is).
+        """
+
+        name: Literal["open_clip"] = "open_clip"
+        model: str
+        pretrained: str = "openai"
+        weights: DataPath | None = None
+        layer: int = -1
+        project: bool = False
+
+        @model_validator(mode="after")
+        def _only_the_last_layer_is_projected(self) -> Self:
+            if self.project and self.layer != -1:
+                raise ValueError("project needs layer -1: only the last layer's cells have a projection")
+            return self
+
+        def build(self, cache_dir: Path) -> OpenClipEncoder:
+            """The frozen image tower.
+
+            Raises:
+                WeightsError: where the weights cannot be had, or the tower cannot do what is asked of it.
+            """
+            forced = self.image_size if "ViT" in self.model else None
+            clip: Any = create_clip(self.model, self.pretrained, self.weights, cache_dir, forced)
+            return freeze(OpenClipEncoder(self, clip.visual))  # type: ignore[return-value]
+
+    def __init__(self, config: Config, visual: Any) -> None:
+        size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
+        own = getattr(visual, "preprocess_cfg", None) or {}
+        statistics = (tuple(own["mean"]), tuple(own["std"])) if own else STATISTICS["clip"]
+        super().__init__(config, config.image_size or size, statistics)
+        self.visual = visual
+        self.layer, self.project = config.layer, config.project
+        if self.project and self._projection() is None:
+            raise WeightsError(f"{config.model}: its image tower has no projection of single cells; set project: false")
+
+    def blocks(self) -> list[torch.nn.Module]:
+        """See `ImageEncoder.blocks`: a transformer's layers, or a CNN's stages."""
+        trunk = getattr(self.visual, "trunk", self.visual)  # timm's towers are wrapped
+        layers = getattr(getattr(trunk, "transformer", None), "resblocks", None)
+        if layers is None:
+            layers = getattr(trunk, "blocks", None) or getattr(trunk, "stages", None)
+        if layers is None:
+            layers = [
+                stage for name in ("layer1", "layer2", "layer3", "layer4") if (stage := getattr(trunk, name, None))
+            ]
+        return list(layers)
+
+    def checkpoint_gradients(self) -> None:
+        """See `ImageEncoder.checkpoint_gradients`; open_clip does it for transformers and timm's towers."""
+        if hasattr(self.visual, "attnpool"):
+            raise ConfigError("train.finetune.gradient_checkpointing: open_clip's ResNets have none; set it to false")
+        self.visual.set_grad_checkpointing(True)
+
+    def encode(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+        """See `ImageEncoder.encode`."""
+        indices = None if self.layer == -1 else [self.layer, -1]
+        wanted: dict[str, Any] = {"indices": 1 if indices is None else indices, "normalize_intermediates": True}
+        attention_pool = getattr(self.visual, "attnpool", None)
+        if attention_pool is None:
+            output = self.visual.forward_intermediates(images_B3HW, **wanted)
+            global_BE = output["image_features"]
+        else:  # CLIP's ResNets: the pool's position embeddings fix its input, so the grid is brought to that size
+            output = self.visual.forward_intermediates(images_B3HW, intermediates_only=True, **wanted)
+            side = round((attention_pool.positional_embedding.shape[0] - 1) ** 0.5)
+            global_BE = attention_pool(F.adaptive_avg_pool2d(output["image_intermediates"][-1], side))
+        grid_BDhw = output["image_intermediates"][0]
+        if self.project:
+            weight_ED, bias_E = self._projection()  # type: ignore[misc]
+            grid_BDhw = torch.einsum("bdhw,ed->behw", grid_BDhw, weight_ED) + bias_E[:, None, None]
+        return grid_BDhw, global_BE
+
+    def _projection(self) -> tuple[Tensor, Tensor] | None:
+        """Weight [E, D] and bias [E] that bring one cell into the joint space, where the tower has them."""
+        visual = self.visual
+        if hasattr(visual, "attnpool"):  # attention over a single cell is its value projection
+            value, out = visual.attnpool.v_proj, visual.attnpool.c_proj
+            return out.weight @ value.weight, out.weight @ value.bias + out.bias
+        if getattr(visual, "proj", None) is not None:
+            return visual.proj.T, visual.proj.new_zeros(visual.proj.shape[1])
+        linear = getattr(getattr(visual, "head", None), "proj", None)
+        if isinstance(linear, torch.nn.Linear):
+            bias = linear.bias if linear.bias is not None else linear.weight.new_zeros(linear.out_features)
+            return linear.weight, bias
+        return None

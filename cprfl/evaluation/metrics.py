@@ -1,0 +1,150 @@
+"""Average precision, head/medium/tail means, and overall and per-class F1 (as in the COCO multi-label literature)."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sklearn.metrics import average_precision_score
+
+from cprfl.data.files import write_aside, write_json
+from cprfl.data.long_tail import groups
+from cprfl.data.manifest import Groups
+from cprfl.errors import NonFiniteError, ShapeError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of scores against targets.
+
+    Attributes:
+        metrics: percent, under the names used everywhere (``mAP``, ``mAP_tail``, ``AP/<class>``, ``OF1``, ...); a
+            group or class without positives has no entry.
+        classes_without_positives: names of the classes that the images do not show, left out of every mean.
+    """
+
+    metrics: dict[str, float]
+    classes_without_positives: list[str]
+
+    def prefixed(self, split: str) -> dict[str, float]:
+        """The metrics as ``split/name``."""
+        return {f"{split}/{name}": value for name, value in self.metrics.items()}
+
+    def write(self, path: Path, **more: Any) -> None:
+        """Write ``evaluation.json``; ``more`` are further entries (protocol, checkpoint, ...)."""
+        write_json(path, {**self.metrics, "classes_without_positives": self.classes_without_positives, **more})
+
+    @classmethod
+    def read(cls, path: Path) -> Evaluation:
+        """Read what `write` wrote; numbers with a fraction are metrics, counts are not."""
+        values = json.loads(path.read_text())
+        metrics = {name: value for name, value in values.items() if isinstance(value, float)}
+        return cls(metrics, values["classes_without_positives"])
+
+
+def evaluate(
+    scores: np.ndarray, targets: np.ndarray, class_names: tuple[str, ...], counts: np.ndarray, thresholds: Groups
+) -> Evaluation:
+    """All metrics of ``scores`` (logits [n, c]) against multi-hot ``targets`` [n, c].
+
+    Args:
+        scores: logits; F1s are taken at sigmoid > 0.5, which is logit > 0, and for the three highest.
+        targets: multi-hot.
+        class_names: of the c columns.
+        counts: training images per class, which make the groups.
+        thresholds: of head and tail.
+
+    Raises:
+        ShapeError: where the shapes differ.
+        NonFiniteError: where a score is NaN or infinite.
+    """
+    precision = average_precision(scores, targets)
+    defined = ~np.isnan(precision)
+    metrics = {"mAP": float(100 * precision[defined].mean())} if defined.any() else {}
+    for name, classes in groups(counts, thresholds.head, thresholds.tail).items():
+        members = classes[defined[classes]]
+        if len(members):
+            metrics[f"mAP_{name}"] = float(100 * precision[members].mean())
+    top3 = np.zeros_like(targets, dtype=bool)
+    np.put_along_axis(top3, np.argsort(-scores, axis=1, kind="stable")[:, :3], True, axis=1)
+    for suffix, predicted in (("", scores > 0), ("_top3", top3)):
+        metrics |= {name + suffix: value for name, value in f1_scores(predicted, targets).items()}
+    metrics |= {f"AP/{class_names[i]}": float(100 * precision[i]) for i in np.flatnonzero(defined)}
+    return Evaluation(metrics, [class_names[i] for i in np.flatnonzero(~defined)])
+
+
+def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Average precision of each class, a fraction, float64 [c]; NaN for a class without positives.
+
+    It is scikit-learn's (no interpolation; tied scores count as one threshold).
+
+    Raises:
+        ShapeError: where the shapes differ.
+        NonFiniteError: where a score is NaN or infinite.
+    """
+    scores, targets = np.asarray(scores), np.asarray(targets)
+    if scores.shape != targets.shape or scores.ndim != 2:
+        raise ShapeError(f"scores have shape {scores.shape}, targets {targets.shape}; both must be [images, classes]")
+    if not np.isfinite(scores).all():
+        image, label = np.argwhere(~np.isfinite(scores))[0]
+        raise NonFiniteError(f"scores[{image}, {label}] is {scores[image, label]}; nothing can be ranked by it")
+    present = (targets > 0).any(axis=0)
+    precision = np.full(targets.shape[1], np.nan)
+    for label in np.flatnonzero(present):
+        precision[label] = average_precision_score(targets[:, label], scores[:, label])
+    return precision
+
+
+def f1_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Overall and per-class precision, recall and F1 of boolean predictions, percent: OP, OR, OF1, CP, CR, CF1.
+
+    Per-class precision and recall are averaged over the classes that have positives, and CF1 is the harmonic mean of
+    the two averages; a class that is never predicted has precision 0.
+    """
+    wanted = targets > 0
+    hits = (predicted & wanted).sum(axis=0).astype(float)
+    named, positives = predicted.sum(axis=0), wanted.sum(axis=0)
+    present = positives > 0
+    overall = hits.sum() / max(named.sum(), 1), hits.sum() / max(positives.sum(), 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean over no class at all
+        per_class = (
+            np.nan_to_num((hits / np.maximum(named, 1))[present].mean()),
+            np.nan_to_num((hits / np.maximum(positives, 1))[present].mean()),
+        )
+    result: dict[str, float] = {}
+    for letter, (precision, recall) in (("O", overall), ("C", per_class)):
+        f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        result |= {f"{letter}P": precision, f"{letter}R": recall, f"{letter}F1": f1}
+    return {name: float(100 * value) for name, value in result.items()}
+
+
+def write_predictions(path: Path, image_ids: Sequence[str], scores: np.ndarray, class_names: tuple[str, ...]) -> None:
+    """``predictions.parquet``: image_id and scores float32 [c] (logits); class names in the schema's metadata."""
+    values = pa.FixedSizeListArray.from_arrays(pa.array(scores.astype(np.float32).ravel()), scores.shape[1])
+    table = pa.table({"image_id": pa.array(image_ids, pa.string()), "scores": values})
+    with write_aside(path) as aside:
+        pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(class_names)}), aside)
+
+
+def read_predictions(path: Path, image_ids: Sequence[str]) -> np.ndarray:
+    """Logits float32 [n, c] of these images, from what `write_predictions` wrote.
+
+    Raises:
+        ShapeError: naming an image that has none.
+    """
+    table = pq.read_table(path)
+    row = {image_id: number for number, image_id in enumerate(table["image_id"].to_pylist())}
+    absent = [image_id for image_id in image_ids if image_id not in row]
+    if absent:
+        raise ShapeError(f"{path}: no scores of image {absent[0]!r} and {len(absent) - 1} others; evaluate again")
+    scores = table["scores"].combine_chunks()
+    values: np.ndarray = scores.values.to_numpy().reshape(len(table), -1)
+    return values[[row[image_id] for image_id in image_ids]]

@@ -1,0 +1,1 @@
+"""From images to scores: a checkpoint with its encoder, and the form in which MLflow loads it."""

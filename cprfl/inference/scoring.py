@@ -1,0 +1,83 @@
+"""A checkpoint's scores on the test images of an experiment, and what they are worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cprfl.data.long_tail import class_counts
+from cprfl.data.manifest import TEST
+from cprfl.errors import CheckpointError, DatasetError
+from cprfl.evaluation.metrics import Evaluation, evaluate, write_predictions
+from cprfl.experiment import Experiment
+from cprfl.inference.predictor import Predictor, experiment_of, load_method
+from cprfl.preparation import Prepared
+from cprfl.training.checkpoint import load_info
+from cprfl.training.sources import ImageFiles, StoredFeatures
+
+EVALUATION, PREDICTIONS = "evaluation.json", "predictions.parquet"
+_BATCH = 64
+
+
+def evaluate_checkpoint(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> Evaluation:
+    """Write ``evaluation.json`` and ``predictions.parquet`` of the test split into the experiment's folder.
+
+    Raises:
+        CheckpointError: where the checkpoint was trained on other classes or another encoder.
+        DatasetError: where there is no test split.
+    """
+    info, manifest = load_info(checkpoint), prepared.manifest
+    if tuple(info.class_names) != manifest.class_names:
+        differing = sorted(set(info.class_names) ^ set(manifest.class_names)) or "their order"
+        raise CheckpointError(f"{checkpoint}: trained on other classes than the data set's: {differing}; train again")
+    test = manifest.split(TEST)
+    if not len(test):
+        raise DatasetError("split test: no image; give dataset.splits a split named test to evaluate on")
+    scores = score_test_images(experiment, prepared, checkpoint)
+    result = evaluate(scores, test.targets(), manifest.class_names, class_counts(manifest), manifest.groups)
+    write_predictions(experiment.folder / PREDICTIONS, test.image_ids, scores, manifest.class_names)
+    result.write(experiment.folder / EVALUATION, protocol=experiment.protocol, images=len(test), epoch=info.epoch)
+    return result
+
+
+def score_test_images(
+    experiment: Experiment, prepared: Prepared, checkpoint: Path, encoder_weights: Path | None = None
+) -> np.ndarray:
+    """Logits [n, c] of the test images' plain views, from cached features where they are the checkpoint's encoder's.
+
+    Args:
+        experiment: whose test images.
+        prepared: its data.
+        checkpoint: what scores them.
+        encoder_weights: its encoder, where that comes with it (a registered model); without it, features of another
+            encoder are an error.
+
+    Raises:
+        CheckpointError: where the checkpoint was trained on features of another encoder than those at hand.
+    """
+    test, info = prepared.manifest.split(TEST), load_info(checkpoint)
+    row = {image_id: number for number, image_id in enumerate(test.image_ids)}
+    logits_NC = torch.zeros(len(test), len(info.class_names))
+    if prepared.store is not None and not experiment_of(info, checkpoint).train.moves_tower:
+        if info.encoder_fingerprint == prepared.encoder_fingerprint:
+            method, _ = load_method(checkpoint)
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            method.to(device)
+            with torch.inference_mode():
+                for inputs, _, image_ids in StoredFeatures(test, prepared.store).in_order(_BATCH):
+                    encoded = (values.to(device).float() for values in inputs)
+                    logits_NC[[row[image_id] for image_id in image_ids]] = method(*encoded).float().cpu()
+            return logits_NC.numpy()
+        if encoder_weights is None:
+            raise CheckpointError(
+                f"{checkpoint}: trained on features of another encoder than {prepared.store.folder.uri}; train again"
+            )
+    predictor = Predictor.load(checkpoint, encoder_weights)
+    images = ImageFiles(test, predictor.encoder, num_processes=experiment.train.finetune.num_processes)
+    for inputs, _, image_ids in images.in_order(experiment.encoder.batch_size):
+        assert isinstance(inputs, Tensor)
+        logits_NC[[row[image_id] for image_id in image_ids]] = predictor.logits([inputs])
+    return logits_NC.numpy()

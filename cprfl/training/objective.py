@@ -1,0 +1,117 @@
+"""What a step minimises: method and, where it moves, image tower, with criterion, penalties and distillation."""
+
+from __future__ import annotations
+
+from typing import Literal, Self, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cprfl.encoders.adapters import Backbone, let_move, moved_state
+from cprfl.encoders.base import Encoded, ImageEncoder
+from cprfl.models.base import Criterion, Method
+from cprfl.training.config import TrainConfig
+
+Inputs = Encoded | Tensor
+"""Cached features, or images uint8 [B, 3, H, W] for a tower that moves."""
+
+_METHOD, _TOWER = "method.", "tower."
+
+
+class Objective(nn.Module):
+    """One module from inputs and targets to the parts of the loss, so that gradients are averaged over all of it.
+
+    Args:
+        method: the classifier.
+        criterion: the loss of logits and targets.
+        config: how the tower moves.
+        tower: the image encoder, where it moves.
+        teacher: a copy of it that stays as it is, for distillation; it is in no state and gets no gradient.
+    """
+
+    teacher: ImageEncoder | None
+
+    def __init__(
+        self,
+        method: Method,
+        criterion: Criterion,
+        config: TrainConfig,
+        tower: ImageEncoder | None = None,
+        teacher: ImageEncoder | None = None,
+    ) -> None:
+        super().__init__()
+        self.method, self.criterion = method, criterion
+        self.backbone: Backbone = config.backbone
+        self.batch_norm: Literal["train", "frozen"] = config.finetune.batch_norm
+        self.tower, self.distill = tower, config.distill
+        self.__dict__["teacher"] = teacher  # not registered as a part of this module
+        if tower is not None:
+            let_move(tower, config.backbone, config.finetune.adapter_width)
+            if config.finetune.gradient_checkpointing:
+                tower.checkpoint_gradients()
+
+    def forward(self, inputs: Inputs, targets_BC: Tensor) -> dict[str, Tensor]:
+        """The parts whose sum is minimised, by name."""
+        encoded = self.encode(inputs)
+        parts = self.method.losses(self.criterion, targets_BC, *encoded)
+        if self.teacher is not None:
+            with torch.no_grad():
+                unmoved_BE = self.teacher(cast(Tensor, inputs)).global_BE
+            parts["distill"] = self.distill * F.l1_loss(encoded.global_BE, unmoved_BE)
+        return parts
+
+    def encode(self, inputs: Inputs) -> Encoded:
+        """Cells and summaries in float32, as they are cached or as the tower gives them now."""
+        if self.tower is not None:
+            encoded: Encoded = self.tower(cast(Tensor, inputs))
+            return encoded
+        grid_BVD, global_BE = cast(Encoded, inputs)
+        return Encoded(grid_BVD.float(), global_BE.float())
+
+    def logits(self, inputs: Inputs) -> Tensor:
+        """Logits [B, C]."""
+        logits_BC: Tensor = self.method(*self.encode(inputs))
+        return logits_BC
+
+    def to(self, device: torch.device) -> Self:  # type: ignore[override]
+        """As `nn.Module.to`, the teacher too."""
+        super().to(device)
+        if self.teacher is not None:
+            self.teacher.to(device)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """As `nn.Module.train`, but statistics that are to be kept stay in evaluation mode."""
+        super().train(mode)
+        if self.tower is not None and self.backbone == "adapter":
+            self.tower.eval()
+        elif self.tower is not None and self.batch_norm == "frozen":
+            for module in self.tower.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """What gradients change, by name; never a frozen tower's weights."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def kept_state(self) -> dict[str, Tensor]:
+        """What checkpoint and resuming need: the method, and of the tower what moved."""
+        state = {f"{_METHOD}{name}": value for name, value in self.method.state_dict().items()}
+        if self.tower is not None:
+            prefix = f"{_TOWER}adapters." if self.backbone == "adapter" else _TOWER
+            state |= {f"{prefix}{name}": value for name, value in moved_state(self.tower, self.backbone).items()}
+        return state
+
+    def load_kept_state(self, state: dict[str, Tensor]) -> None:
+        """Take back what `kept_state` gave."""
+        problems = self.load_state_dict(state, strict=False)
+        assert not problems.unexpected_keys, problems.unexpected_keys
+
+
+def split_kept_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The method's part of a kept state and the tower's, under their own names."""
+    method = {name.removeprefix(_METHOD): value for name, value in state.items() if name.startswith(_METHOD)}
+    tower = {name.removeprefix(_TOWER): value for name, value in state.items() if name.startswith(_TOWER)}
+    return method, {name.removeprefix("adapters."): value for name, value in tower.items()}

@@ -1,0 +1,245 @@
+"""The `cprfl` command: parses, calls a stage, prints. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.cli import cluster, features
+from pipelines.cli.options import ConfigArgument, SetOption
+
+if TYPE_CHECKING:
+    from cprfl.evaluation import Evaluation
+    from cprfl.experiment import Experiment
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train classifiers of images that carry several labels, most of them rare.",
+)
+
+app.add_typer(features.app, name="features")
+app.add_typer(cluster.app, name="jobs")
+
+
+@app.command()
+def run(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Preprocess, train, evaluate and register: the whole experiment with its variants."""
+    experiment = _load(config, overrides)
+    from pipelines.stages.run import run as stage
+
+    _print_results(experiment, stage(experiment))
+
+
+@app.command()
+def preprocess(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Read the annotations, embed the class names and cache the images' features."""
+    experiment = _load(config, overrides)
+    from pipelines.stages.preprocess import preprocess as stage
+
+    prepared = stage(experiment)
+    manifest, store = prepared.manifest, prepared.store
+    print(f"manifest  {prepared.record['manifest']}: {len(manifest)} images, {len(manifest.class_names)} classes")
+    print(f"text      {prepared.record['text_embeddings']}")
+    if store is not None:
+        print(f"features  {store.folder.uri}: {len(store)} rows of {list(store.grid_shape)}")
+
+
+@app.command()
+def train(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Train, or go on with an interrupted training of the same experiment."""
+    experiment = _load(config, overrides)
+    from pipelines.stages.train import train_stage
+
+    print(f"checkpoint  {train_stage(experiment)}")
+
+
+@app.command()
+def evaluate(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Evaluate the trained checkpoint on the test images."""
+    experiment = _load(config, overrides)
+    from pipelines.stages.run import evaluate_stage
+
+    _print_results(experiment, {experiment.name: evaluate_stage(experiment)})
+
+
+@app.command()
+def tune(
+    config: ConfigArgument,
+    sweep: Annotated[Path, typer.Option(help="YAML file of the sweep.")],
+    overrides: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted sweep.")] = False,
+) -> None:
+    """Search settings on held-out training images, then train and test the best ones."""
+    from pipelines.sweeps.config import load_sweep
+
+    searched = load_sweep(sweep, config, overrides or [])
+    experiment = _load(config, overrides)
+    from pipelines.sweeps.tune import tune as stage
+
+    result = stage(experiment, searched, resume=resume)
+    for path, value in result.settings.items():
+        print(f"{path}={value}")
+    print(f"{searched.metric} {result.value:.2f} on held-out training images")
+    _print_results(experiment, {experiment.name: result.evaluation})
+
+
+@app.command()
+def retrain(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    sweep: Annotated[Path | None, typer.Option(help="YAML file of a sweep around the champion's settings.")] = None,
+) -> None:
+    """Train a challenger where data or configuration changed, and promote it if it beats the champion."""
+    from pipelines.sweeps.config import load_sweep
+
+    searched = load_sweep(sweep, config, overrides or []) if sweep else None
+    experiment = _load(config, overrides)
+    from pipelines.retraining.retrain import retrain as stage
+
+    result = stage(experiment, searched)
+    if result.metrics is None:
+        print(f"nothing to do: {result.reason}; version {result.champion} is the champion")
+        return
+    for metric in ("mAP", "mAP_head", "mAP_medium", "mAP_tail"):
+        if metric in result.metrics:
+            print(f"test/{metric} {result.metrics[metric]:.2f}")
+    print(f"version {result.version}: {result.decision}; {result.reason}")
+    print(f"champion  models:/{experiment.name}/{result.champion}")
+
+
+@app.command()
+def rollback(config: ConfigArgument, overrides: SetOption = None) -> None:
+    """Make the champion before the present one the champion again."""
+    experiment = _load(config, overrides)
+    from pipelines.tracking.registry import rollback as stage
+    from pipelines.tracking.store import open_store
+
+    present, previous = stage(open_store(experiment.output_dir), experiment.name)
+    print(f"champion  models:/{experiment.name}/{previous} (was version {present})")
+
+
+@app.command()
+def predict(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder, or models:/NAME@champion.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    top: Annotated[int, typer.Option(help="Classes to show per image.", min=1)] = 5,
+    output_dir: Annotated[str, typer.Option(help="Where the MLflow store is, for models:/ names.")] = "outputs",
+) -> None:
+    """Score images with a trained model."""
+    from pipelines.stages.predict import predict_images
+
+    scores, class_names = predict_images(model, images, Path(output_dir).absolute())
+    if as_json:
+        import json
+
+        values = [dict(zip(class_names, map(float, row), strict=True)) for row in scores]
+        print(json.dumps(dict(zip(images, values, strict=True)), indent=2, ensure_ascii=False))
+        return
+    for image, row in zip(images, scores, strict=True):
+        best = row.argsort()[::-1][:top]
+        print(f"{image}: " + ", ".join(f"{class_names[i]} {row[i]:.2f}" for i in best))
+
+
+@app.command("import-published")
+def import_published(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Weights of the published CPRFL code.")],
+    config: Annotated[Path, typer.Option(help="Experiment with its classes, text embeddings and encoder.")],
+    overrides: SetOption = None,
+) -> None:
+    """Turn weights of the published CPRFL code into a checkpoint of the experiment."""
+    experiment = _load(config, overrides)
+    from pipelines.stages.import_published import import_published as convert
+
+    print(f"checkpoint  {convert(checkpoint, experiment)}")
+
+
+@app.command()
+def ui(
+    output_dir: Annotated[str, typer.Option(help="The experiments' output folder.")] = "outputs",
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 5000,
+) -> None:
+    """Serve MLflow's UI on this experiment store, on this machine only."""
+    from pipelines.tracking.ui import serve
+
+    serve(Path(output_dir).absolute(), port)
+
+
+app.command()(cluster.submit)
+
+
+@app.command()
+def schedule(
+    schedules: Annotated[Path, typer.Option(help="YAML file of the schedules.")] = Path("configs/schedules.yaml"),
+    output_dir: Annotated[str, typer.Option(help="Dagster's store is in its folder dagster.")] = "outputs",
+    port: Annotated[int, typer.Option(help="Port on this machine.")] = 3000,
+) -> None:
+    """Serve Dagster's UI and run the scheduled retrainings, on this machine only."""
+    from pipelines.retraining.server import serve
+
+    serve(schedules, Path(output_dir).absolute() / "dagster", port)
+
+
+def _load(config: Path, overrides: list[str] | None) -> Experiment:
+    from cprfl.experiment import load
+
+    return load(config, overrides or [])
+
+
+def _print_results(experiment: Experiment, results: dict[str, Evaluation]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    protocol = "test mAP, %" if experiment.protocol == "honest" else "test mAP, %, epoch chosen on the test images"
+    table = Table(title=f"{experiment.name} ({protocol})")
+    table.add_column("experiment", no_wrap=True)
+    columns = {
+        "total": "mAP",
+        "head": "mAP_head",
+        "medium": "mAP_medium",
+        "tail": "mAP_tail",
+        "OF1": "OF1",
+        "CF1": "CF1",
+    }
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for name, evaluation in reversed(results.items()):
+        values = [evaluation.metrics.get(metric) for metric in columns.values()]
+        table.add_row(name, *("-" if value is None else f"{value:.1f}" for value in values))
+    Console().print(table)
+    for name, evaluation in results.items():
+        absent = evaluation.classes_without_positives
+        if absent:
+            print(f"{name}: no test image shows {', '.join(absent)}; left out of the means")
+    print(f"outputs in {experiment.folder}")
+    where = (
+        "" if Path(experiment.output_dir) == Path("outputs").absolute() else f" --output-dir {experiment.output_dir}"
+    )
+    print(f"MLflow's UI: cprfl ui{where}, then http://127.0.0.1:5000")
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Run the command; the user's mistakes end it with status 2 and a few lines, without a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)  # so that runs end FAILED and Ray is shut down
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from cprfl.errors import UserError
+
+    try:
+        app()
+    except UserError as error:
+        print(f"cprfl: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("cprfl: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)

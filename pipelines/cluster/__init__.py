@@ -1,0 +1,1 @@
+"""All that knows Ray: the connection, what a training takes of it, training and extraction on it, clean-up."""

@@ -1,0 +1,188 @@
+"""The training of `cprfl.recipe` on one or many Ray Train workers."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.exceptions import RayActorError
+from ray.train import (
+    Checkpoint,
+    CheckpointConfig,
+    ControllerError,
+    FailureConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    WorkerGroupError,
+)
+from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.config import LoggingConfig
+
+from cprfl import errors
+from cprfl.data.files import write_json
+from cprfl.errors import ClusterError, UserError
+from cprfl.experiment import Experiment
+from cprfl.preparation import CHECKPOINT, Prepared, read_prepared
+from cprfl.recipe import Epoch, checkpoint_score, keep_checkpoint, resumable_folder, run_training
+from cprfl.training.checkpoint import load_info
+from cprfl.training.loop import Worker
+from pipelines.cluster.connection import connect
+from pipelines.cluster.resources import scaling
+from pipelines.cluster.shared import check_shared
+from pipelines.tracking.sink import MetricsSink
+
+_MISTAKE = "mistake.json"
+_SCORE = "checkpoint_score"  # Ray keeps the checkpoint in which it is highest, and the latest to resume from
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What each worker gets, as JSON-like values: Ray would pickle anything else."""
+
+    experiment: dict[str, Any]
+    prepared: dict[str, Any]
+    sink: dict[str, str] | None
+    folder: str
+    start: str | None
+
+
+def train(experiment: Experiment, prepared: Prepared, sink: MetricsSink) -> Path:
+    """Train on Ray, going on with an interrupted training of the same experiment and data.
+
+    Args:
+        experiment: what to train.
+        prepared: its data.
+        sink: where each epoch's metrics go.
+
+    Returns:
+        The folder of the checkpoint to evaluate.
+
+    Raises:
+        UserError: what a worker raised that the user can mend.
+    """
+    connect()
+    check_shared(experiment.folder)
+    folder = resumable_folder(experiment, prepared)
+    trainer = torch_trainer(
+        experiment, prepared, sink, scaling(experiment.resources), str(folder.parent), folder.name
+    )  # fmt: skip
+    result = fit_trainer(trainer, folder)
+    best = max(result.best_checkpoints, key=lambda pair: pair[1][_SCORE])[0]
+    return keep_checkpoint(Path(best.path), experiment.folder / CHECKPOINT)
+
+
+def fit_trainer(trainer: TorchTrainer, folder: Path) -> Result:
+    """Train; what a worker raised is raised here.
+
+    Ray starts a group anew whatever ended it. A user's mistake would only come again, so the worker writes it down, and
+    the group that is started anew ends at once.
+
+    Args:
+        trainer: of `torch_trainer`.
+        folder: of this training in its storage.
+
+    Raises:
+        UserError: what the user can mend.
+        ClusterError: where workers or nodes died too often, or none came in their place.
+    """
+    mistake = folder / _MISTAKE
+    mistake.unlink(missing_ok=True)
+    try:
+        result = trainer.fit()
+    except WorkerGroupError as error:
+        died = [failure for failure in error.worker_failures.values() if isinstance(failure, RayActorError)]
+        if not mistake.exists() and not died:
+            raise
+        if not mistake.exists():
+            raise ClusterError(
+                "workers died more often than resources.max_failures allows (the last: "
+                f"{str(died[0]).strip().splitlines()[0]}); the same command goes on from the last checkpoint"
+            ) from None
+    except ControllerError as error:
+        raise ClusterError(
+            f"no other worker came in place of one that died ({str(error).strip().splitlines()[0]}); with enough "
+            "nodes, the same command goes on from the last checkpoint"
+        ) from None
+    if mistake.exists():
+        raised = json.loads(mistake.read_text())
+        raise getattr(errors, raised["kind"])(raised["message"])
+    return result
+
+
+def torch_trainer(
+    experiment: Experiment,
+    prepared: Prepared,
+    sink: MetricsSink | None,
+    scaled: ScalingConfig,
+    storage: str,
+    name: str,
+    callbacks: Sequence[Any] = (),
+    start: str | None = None,
+) -> TorchTrainer:
+    """Ray's trainer of one experiment.
+
+    It goes on with what is under ``storage`` and ``name``, or from the checkpoint ``start``.
+    """
+    sent = asdict(sink) if sink else None
+    task = _Task(experiment.model_dump(mode="json"), prepared.record, sent, f"{storage}/{name}", start)
+    return TorchTrainer(
+        _train_worker,
+        train_loop_config=asdict(task),
+        scaling_config=scaled,
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=FailureConfig(max_failures=experiment.resources.max_failures, controller_failure_limit=1),
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=_SCORE),
+            logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=list(callbacks),
+        ),
+    )
+
+
+def _train_worker(task: dict[str, Any]) -> None:
+    """One worker: train, unless the group before it met a user's mistake; write that down."""
+    mistake = Path(task["folder"]) / _MISTAKE
+    if mistake.exists():
+        return
+    try:
+        _fit_worker(task)
+    except UserError as error:
+        write_json(mistake, {"kind": type(error).__name__, "message": str(error)})
+        raise
+
+
+def _fit_worker(task: dict[str, Any]) -> None:
+    """The recipe, with Ray's checkpoints and reports."""
+    experiment = Experiment.model_validate(task["experiment"])
+    prepared = read_prepared(experiment, task["prepared"])
+    context = ray.train.get_context()
+    worker = Worker(get_device(), context.get_world_rank(), context.get_world_size())
+
+    def report(epoch: Epoch) -> None:
+        metrics = {_SCORE: checkpoint_score(experiment, epoch.metrics, epoch.number)}
+        if epoch.rank > 0:
+            ray.train.report(metrics)
+            return
+        if task["sink"] is not None:
+            MetricsSink(**task["sink"]).log(epoch.metrics, epoch.number)
+        with tempfile.TemporaryDirectory() as folder:
+            epoch.save(Path(folder))
+            metrics |= {"epoch": epoch.number, **epoch.metrics}
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+    checkpoint = ray.train.get_checkpoint() or (task["start"] and Checkpoint(task["start"]))
+    if not checkpoint:
+        run_training(experiment, prepared, worker, report)
+        return
+    with checkpoint.as_directory() as folder:
+        earlier = load_info(Path(folder))
+        if earlier.epoch == experiment.epochs:  # killed before anybody heard of the last epoch
+            ray.train.report({"epoch": earlier.epoch, **earlier.metrics})
+        run_training(experiment, prepared, worker, report, resume=Path(folder))

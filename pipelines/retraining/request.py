@@ -1,0 +1,93 @@
+"""What a retraining is asked for, fixed together with the data that it was asked about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cprfl.data.files import write_json
+from cprfl.data.manifest import TEST, Manifest
+from cprfl.errors import CheckpointError, ConfigError
+from cprfl.experiment import Experiment
+from cprfl.preparation import Prepared, read_prepared
+from pipelines.request import request_key
+from pipelines.stages.preprocess import preprocess
+from pipelines.sweeps.config import SweepConfig
+
+_FOLDER, _DATASET, _MANIFEST, _REQUEST = "retraining", "dataset.parquet", "manifest.parquet", "request.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A retraining that somebody asked for.
+
+    Attributes:
+        experiment: what to train.
+        sweep: what to search around the champion's settings first.
+        dataset: what the data set said then.
+        prepared: the experiment's data then.
+    """
+
+    experiment: Experiment
+    sweep: SweepConfig | None
+    dataset: Manifest
+    prepared: Prepared
+
+    @property
+    def key(self) -> str:
+        """Of data, configuration, rules and sweep."""
+        return request_key(self.experiment, self.prepared, self.sweep)
+
+    def save(self) -> None:
+        """Write it down for a later stage, which may run in another process."""
+        folder = self.experiment.folder / _FOLDER
+        self.dataset.write(folder / _DATASET)
+        own = self.prepared.with_manifest(self.prepared.manifest, folder / _MANIFEST)
+        values = {
+            "experiment": self.experiment.model_dump(mode="json"),
+            "sweep": self.sweep and self.sweep.model_dump(mode="json"),
+            "prepared": own.record,
+        }
+        write_json(folder / _REQUEST, values)
+
+
+def make_request(experiment: Experiment, sweep: SweepConfig | None = None, manifest: Manifest | None = None) -> Request:
+    """Prepare the data of a retraining.
+
+    Args:
+        experiment: what to train.
+        sweep: searched around the champion's settings first.
+        manifest: what the data set says, where it has been read already.
+
+    Raises:
+        ConfigError: where a floor is for a class that the data does not have.
+        UserError: as `cprfl.preparation.prepare`.
+    """
+    manifest = experiment.dataset.read() if manifest is None else manifest
+    unknown = sorted(set(experiment.promotion.class_floors) - set(manifest.class_names))
+    if unknown:
+        raise ConfigError(f"promotion.class_floors: no class is named {', '.join(unknown)}")
+    return Request(experiment, sweep, manifest, preprocess(experiment, manifest=manifest, needs=[TEST]))
+
+
+def load_request(experiment: Experiment) -> Request:
+    """The request that was last saved for an experiment of this name.
+
+    Raises:
+        CheckpointError: where there is none.
+    """
+    folder = experiment.folder / _FOLDER
+    if not (folder / _REQUEST).exists():
+        raise CheckpointError(f"{folder}: no retraining was prepared here; start with its first stage")
+    values: Mapping[str, Any] = json.loads((folder / _REQUEST).read_text())
+    asked = Experiment.model_validate(values["experiment"])
+    sweep = SweepConfig.model_validate(values["sweep"]) if values["sweep"] else None
+    return Request(asked, sweep, Manifest.read(folder / _DATASET), read_prepared(asked, values["prepared"]))
+
+
+def dataset_file(experiment: Experiment) -> Path:
+    """Where a retraining in stages keeps what the data set said at its first one."""
+    return experiment.folder / _FOLDER / _DATASET

@@ -1,0 +1,46 @@
+"""`cprfl schedule`: Dagster's web server and daemon."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import yaml
+from dagster import DagsterInvalidDefinitionError
+
+from cprfl.errors import ConfigError
+from pipelines.retraining.assets import build
+from pipelines.retraining.schedules import SCHEDULES, load_schedules
+
+
+def serve(path: Path, home: Path, port: int) -> None:
+    """Become Dagster's web server and daemon, on the loopback interface.
+
+    Args:
+        path: the schedules.
+        home: folder of Dagster's store.
+        port: of the UI.
+
+    Raises:
+        ConfigError: for mistakes in the schedules, or a port that is taken: Dagster would go on without its UI.
+    """
+    schedules = load_schedules(path)
+    os.environ[SCHEDULES] = str(path.absolute())
+    try:
+        build(schedules)
+    except DagsterInvalidDefinitionError as error:  # a cron line or a time zone
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            raise ConfigError(f"--port {port}: something listens there already; give another port")
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text(
+            yaml.safe_dump({"telemetry": {"enabled": False}, "concurrency": {"runs": {"max_concurrent_runs": 1}}})
+        )
+    os.environ["DAGSTER_HOME"] = str(home)
+    command = ["-m", "dagster", "dev", "-m", "pipelines.retraining.definitions", "-h", "127.0.0.1", "-p", str(port)]
+    os.execv(sys.executable, [sys.executable, *command])

@@ -1,0 +1,84 @@
+"""Weights of the published CPRFL code as one of our checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cprfl.data.long_tail import class_counts, num_training_images
+from cprfl.data.manifest import TRAIN
+from cprfl.encoders.cnn import CnnEncoder
+from cprfl.encoders.weights import load_into, load_weights
+from cprfl.errors import CheckpointError
+from cprfl.experiment import Experiment
+from cprfl.models import CPRFL, Facts
+from cprfl.preparation import CHECKPOINT
+from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
+from pipelines.stages.train import record_run
+from pipelines.tracking.runs import open_run
+from pipelines.tracking.store import open_store
+
+_BACKBONE = "Backbone."
+_STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+
+def import_published(source: str, experiment: Experiment) -> Path:
+    """Turn a published checkpoint into ``outputs/<name>/checkpoint``, ready for `cprfl evaluate` and `cprfl predict`.
+
+    Args:
+        source: a torch file of tensors, or safetensors; weights under the published names, also with ``module.``.
+        experiment: gives what the weights do not tell: class names, text embeddings, number of heads, the image
+            encoder (a torchvision ResNet) and its transform.
+
+    Raises:
+        WeightsError: where the file cannot be read without unpickling, or the backbone does not fit the encoder.
+        CheckpointError: where it holds other weights, or the experiment is not one of CPRFL on a ResNet.
+    """
+    config, encoder_config = experiment.model, experiment.encoder
+    if not isinstance(config, CPRFL.Config) or not isinstance(encoder_config, CnnEncoder.Config):
+        raise CheckpointError("import-published needs model.name=cprfl and encoder.name=torchvision in CONFIG")
+    state = load_weights(source)
+    manifest = experiment.dataset.read()
+    text, _ = experiment.text_encoder.find_or_embed(manifest.class_names, experiment.cache_dir)
+    model = CPRFL.from_published(state, text.embeddings_CM, config.num_heads)
+    block: Any = model.interaction.blocks[0]
+    prompt: Any = model.prompt
+    sizes = {
+        "dim": model.visual.out_features,
+        "head_dim": block.head_dim,
+        "mlp_dim": block.mlp[0].out_features,
+        "tau": prompt[0].out_features / model.visual.out_features,
+    }
+    backbone = {name.removeprefix(_BACKBONE): v for name, v in state.items() if name.startswith(_BACKBONE)}
+    fresh = encoder_config.model_copy(update={"pretrained": "random"}) if backbone else encoder_config
+    encoder = fresh.build(experiment.cache_dir)
+    if backbone:
+        renamed = {_by_position(name): value for name, value in backbone.items() if not name.startswith("fc.")}
+        load_into(encoder.cnn, renamed, source, encoder_config.model)
+    values = experiment.model_dump(mode="json")
+    values["model"] |= {**sizes, "standardize": False}
+    values["train"]["backbone"] = "finetune" if backbone else "frozen"
+    info = CheckpointInfo(
+        values, "imported", list(manifest.class_names), encoder.fingerprint(), text.encoder, 0, {},
+        holds_tower=bool(backbone),
+    )  # fmt: skip
+    folder, dim = experiment.folder / CHECKPOINT, model.visual.in_features
+    targets_NC = torch.from_numpy(manifest.split(TRAIN).targets()).long()
+    facts = Facts(
+        manifest.class_names, torch.from_numpy(class_counts(manifest)), targets_NC.T @ targets_NC,
+        num_training_images(manifest), text.embeddings_CM, dim, dim, torch.zeros(dim), torch.ones(dim),
+    )  # fmt: skip
+    weights = {f"method.{name}": value for name, value in model.state_dict().items()}
+    weights |= {f"tower.{name}": value for name, value in encoder.state_dict().items() if backbone}
+    with open_run(open_store(experiment.output_dir), experiment, tags={"imported": Path(source).name}) as run:
+        save_checkpoint(folder, weights, facts, info, None)
+        record_run(experiment, run)
+    return folder
+
+
+def _by_position(name: str) -> str:
+    """torchvision's ``layer1.0...`` as ``4.0...``, its position in our encoder; names by position stay as they are."""
+    stage, _, rest = name.partition(".")
+    return f"{_STAGES.index(stage)}.{rest}" if stage in _STAGES else name

@@ -1,0 +1,47 @@
+"""Scores of single images, by a checkpoint or a registered model."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cprfl.data.images import open_image
+from cprfl.errors import UnreadableImageError
+from cprfl.inference.predictor import Predictor
+from pipelines.tracking import registry
+from pipelines.tracking.store import tracking_uri, use_store
+
+
+def predict_images(model: str, images: Sequence[str], output_dir: Path) -> tuple[np.ndarray, Sequence[str]]:
+    """Probabilities [n, c] of image files, and the class names.
+
+    Args:
+        model: a checkpoint's folder, or a ``models:/`` URI of MLflow.
+        images: paths or URIs.
+        output_dir: where the MLflow store is, unless ``MLFLOW_TRACKING_URI`` names one.
+
+    Raises:
+        CheckpointError: where there is no such model.
+        UnreadableImageError: naming the first image that is missing or does not decode.
+    """
+    pictures = []
+    for path in images:
+        try:
+            pictures.append(open_image(path))
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{path}: {error}") from None
+    if not model.startswith("models:/"):
+        predictor = Predictor.load(Path(model))
+        return predictor.predict(pictures), predictor.class_names
+    use_store(tracking_uri(str(output_dir)))
+    encoded = []
+    for picture in pictures:  # a model takes bytes, never a path
+        content = io.BytesIO()
+        picture.save(content, format="PNG")
+        encoded.append(content.getvalue())
+    frame = registry.load(model).predict(pd.DataFrame({"image": encoded}))
+    return frame.to_numpy(), list(frame.columns)

@@ -1,0 +1,114 @@
+"""`cprfl train`: one training in an MLflow run of its own, in this process or on Ray."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cprfl import recipe
+from cprfl.data.files import write_json
+from cprfl.data.manifest import Manifest
+from cprfl.errors import CheckpointError
+from cprfl.experiment import Experiment
+from cprfl.inference.scoring import EVALUATION
+from cprfl.preparation import CHECKPOINT, Prepared
+from cprfl.training.checkpoint import load_info
+from pipelines.stages.preprocess import preprocess
+from pipelines.tracking.epochs import follow_epochs
+from pipelines.tracking.runs import Run, has_tags, interrupted_run, open_run, training_tag
+from pipelines.tracking.store import Store, open_store
+
+_RUN = "run.json"
+
+
+def train_stage(experiment: Experiment) -> Path:
+    """Prepare and train, the experiment that comes before first; the checkpoint's folder."""
+    store = open_store(experiment.output_dir)
+    manifest = experiment.dataset.read()
+    if (before := experiment.first_experiment) is not None:
+        prepared = preprocess(before, manifest=dataset_of(before, experiment, manifest))
+        if not is_trained(before, prepared):
+            with training_run(store, before, prepared) as run:
+                train(before, prepared, run)
+    prepared = preprocess(experiment, manifest=manifest)
+    with training_run(store, experiment, prepared) as run:
+        return train(experiment, prepared, run)
+
+
+def train(experiment: Experiment, prepared: Prepared, run: Run) -> Path:
+    """Train, going on with an interrupted training of the same experiment and data, and record the run.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    run.log_results(prepared.metrics)
+    (experiment.folder / _RUN).unlink(missing_ok=True)  # the checkpoint there will soon be another one
+    if recipe.resumable_folder(experiment, prepared).exists():
+        print(f"{experiment.name}: going on with the interrupted training", file=sys.stderr)
+    with follow_epochs(run.sink, experiment.epochs, f"training {experiment.name}"):
+        if experiment.resources.in_this_process:
+            checkpoint = recipe.train(
+                experiment, prepared, lambda epoch: run.sink.log(epoch.metrics, epoch.number)
+            )  # fmt: skip
+        else:
+            from pipelines.cluster.trainer import train as train_on_ray  # Ray, which takes seconds to import
+
+            checkpoint = train_on_ray(experiment, prepared, run.sink)
+    record_run(experiment, run)
+    return checkpoint
+
+
+@contextmanager
+def training_run(
+    store: Store, experiment: Experiment, prepared: Prepared, tags: dict[str, str] | None = None
+) -> Iterator[Run]:
+    """A new MLflow run, or that of an interrupted training of the same experiment and data.
+
+    The training can be gone on with until the block and the run have ended well.
+    """
+    key = prepared.training_key(experiment)
+    interrupted = recipe.resumable_folder(experiment, prepared).exists()
+    own = {
+        "dataset_digest": prepared.manifest.digest,
+        "encoder_fingerprint": prepared.encoder_fingerprint,
+        "text_encoder": prepared.text.encoder,
+        "backbone": experiment.train.backbone,
+        **training_tag(key),
+    }
+    earlier = interrupted_run(store, experiment, key) if interrupted else None
+    with open_run(store, experiment, run_id=earlier, tags={**own, **(tags or {})}) as run:
+        yield run
+    recipe.remove_resumable(experiment, prepared)
+
+
+def record_run(experiment: Experiment, run: Run) -> None:
+    """Write down the run of the checkpoint in the experiment's folder."""
+    write_json(experiment.folder / _RUN, {"run_id": run.id})
+
+
+def trained_run(store: Store, experiment: Experiment, tags: dict[str, str]) -> str | None:
+    """The run of the checkpoint in the experiment's folder, if there is one and it has these tags."""
+    run_id = read_run_id(experiment.folder / _RUN)
+    return run_id if run_id is not None and has_tags(store, run_id, tags) else None
+
+
+def read_run_id(record: Path) -> str | None:
+    """The run that an earlier process wrote down in this file, if it did."""
+    return str(json.loads(record.read_text())["run_id"]) if record.exists() else None
+
+
+def is_trained(experiment: Experiment, prepared: Prepared) -> bool:
+    """Whether the experiment's folder has the evaluated checkpoint of just this training."""
+    try:
+        info = load_info(experiment.folder / CHECKPOINT)
+    except CheckpointError:
+        return False
+    return info.training_key == prepared.training_key(experiment) and (experiment.folder / EVALUATION).exists()
+
+
+def dataset_of(other: Experiment, experiment: Experiment, manifest: Manifest) -> Manifest:
+    """What another experiment's data set says: what was read already, where it is the same data set."""
+    return manifest if other.dataset == experiment.dataset else other.dataset.read()

@@ -1,0 +1,170 @@
+"""`cprfl tune`: search settings on held-out training images, then train and test the winner once."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cprfl.data.files import fingerprint, write_aside, write_json
+from cprfl.data.long_tail import hold_out
+from cprfl.data.manifest import TEST, TRAIN, Manifest
+from cprfl.data.stratify import stratify
+from cprfl.errors import SweepError
+from cprfl.evaluation.metrics import Evaluation
+from cprfl.experiment import Experiment
+from cprfl.preparation import Prepared
+from pipelines.stages.preprocess import preprocess
+from pipelines.stages.run import run_prepared
+from pipelines.stages.train import read_run_id
+from pipelines.sweeps.config import SweepConfig, trial_experiment
+from pipelines.tracking.runs import open_run
+from pipelines.tracking.store import Store, open_store
+from pipelines.tracking.sweeps import TrialRuns, log_sweep
+
+BEST, _PARENT_RUN, _TRIAL_RUNS, _SWEEP, _DONE = "best.yaml", "run.json", "trial_runs.json", "sweep.yaml", "done"
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """What a sweep found.
+
+    Attributes:
+        settings: of the winner.
+        value: its validation metric.
+        evaluation: of the winner, trained on all training images, on the test images.
+    """
+
+    settings: dict[str, Any]
+    value: float
+    evaluation: Evaluation
+
+
+def tune(experiment: Experiment, sweep: SweepConfig, *, resume: bool = False) -> SweepResult:
+    """Search, then train the winner on all training images and look at the test images for the first time.
+
+    Args:
+        experiment: what is varied.
+        sweep: how.
+        resume: go on with the newest sweep of this experiment that did not end; finished trials are not repeated.
+
+    Raises:
+        SweepError: where there is nothing to resume, or no trial succeeded.
+    """
+    store, manifest = open_store(experiment.output_dir), experiment.dataset.read()
+    settings, value = search(store, experiment, sweep.around(experiment), manifest, resume=resume)
+    winner = experiment.changed(settings)
+    print(f"{experiment.name}: best {sweep.metric} {value:.2f} with {settings}", file=sys.stderr)
+    prepared = preprocess(winner, manifest=manifest, needs=[TEST])
+    evaluation = run_prepared(store, winner, prepared, registered=True, tags={"sweep": "winner"})
+    mark_winner_trained(experiment)
+    return SweepResult(settings, value, evaluation)
+
+
+def mark_winner_trained(experiment: Experiment) -> None:
+    """Write down that the newest sweep's winner is trained, so that nothing goes on with the sweep."""
+    (_newest(experiment) / _DONE).touch()
+
+
+def search(
+    store: Store, experiment: Experiment, sweep: SweepConfig, manifest: Manifest, *, resume: bool = False
+) -> tuple[dict[str, Any], float]:
+    """Only search.
+
+    Args:
+        store: where the sweep and its trials are tracked.
+        experiment: what is varied.
+        sweep: how; its factors are ranges by now (`SweepConfig.around`).
+        manifest: what the data set says.
+        resume: go on with the newest sweep of this experiment that did not end.
+
+    Returns:
+        The best settings, and their validation metric.
+
+    Raises:
+        SweepError: where there is nothing to resume, or no trial succeeded.
+    """
+    folder = _folder(experiment, sweep, resume)
+    if (folder / BEST).exists():  # only the winner's training was interrupted
+        best = yaml.safe_load((folder / BEST).read_text())
+        return best["settings"], best["value"]
+    prepared = preprocess(trial_experiment(experiment, sweep, {}), manifest=manifest)  # once, before the trials
+    parts = _folds(prepared, sweep.folds, experiment.seed, folder) if sweep.folds else [prepared]
+    earlier = read_run_id(folder / _PARENT_RUN)
+    with open_run(store, experiment, run_id=earlier, tags={"sweep": folder.name}, own_metrics=False) as run:
+        write_json(folder / _PARENT_RUN, {"run_id": run.id})
+        run.log_json(sweep.model_dump(mode="json", exclude_none=True), "sweep.yaml")
+        runs = TrialRuns(run, folder / _TRIAL_RUNS)
+        runs.flush()
+        from pipelines.sweeps.tuner import run_trials  # Ray, which takes seconds to import
+
+        results = run_trials(experiment, sweep, parts, folder, runs)
+        if not len(results) or all(result.error for result in results):
+            raise SweepError(f"{folder}: no trial succeeded; MLflow has the error of each (tag error)")
+        best = results.get_best_result(sweep.metric, "max", scope="last")
+        settings, value = dict(best.config or {}), float((best.metrics or {})[sweep.metric])
+        tried = [
+            (dict(result.config), float(result.metrics[sweep.metric]))
+            for result in results
+            if result.metrics and result.config and sweep.metric in result.metrics
+        ]
+        log_sweep(sweep.metric, tried, settings, value)
+        with write_aside(folder / BEST) as aside:
+            aside.write_text(yaml.safe_dump({"settings": settings, "value": value}))
+    return settings, value
+
+
+def interrupted(experiment: Experiment, sweep: SweepConfig) -> bool:
+    """Whether the newest sweep of the experiment has no trained winner, and is this one with these settings."""
+    found = _newest_open(experiment)
+    return found is not None and (found / _SWEEP).read_text() == _sweep_text(experiment, sweep)
+
+
+def _folds(prepared: Prepared, folds: int, seed: int, folder: Path) -> list[Prepared]:
+    """The training images cut into folds, each time another one held out."""
+    fold_N = stratify(prepared.manifest.split(TRAIN).targets(), [1 / folds] * folds, seed)
+    return [
+        prepared.with_manifest(hold_out(prepared.manifest, fold_N == number), folder / f"fold-{number}.parquet")
+        for number in range(folds)
+    ]
+
+
+def _newest(experiment: Experiment) -> Path:
+    return max((experiment.folder / "sweeps").glob("*"))
+
+
+def _newest_open(experiment: Experiment) -> Path | None:
+    """The folder of the newest sweep, if trials of it were started and its winner is not trained."""
+    newest = max((experiment.folder / "sweeps").glob("*"), default=None)
+    started = newest is not None and (newest / "tune" / "tuner.pkl").exists() and not (newest / _DONE).exists()
+    return newest if started else None
+
+
+def _sweep_text(experiment: Experiment, sweep: SweepConfig) -> str:
+    """What tells one sweep from another: its settings, those of the experiment, and the data."""
+    data = experiment.model_dump(mode="json", include={"dataset", "encoder", "text_encoder"})
+    named = fingerprint([experiment.training_fingerprint, data])
+    return yaml.safe_dump({"experiment": named, **sweep.model_dump(mode="json")})
+
+
+def _folder(experiment: Experiment, sweep: SweepConfig, resume: bool) -> Path:
+    """A new sweep's folder, or the newest one's that is not done."""
+    root = experiment.folder / "sweeps"
+    if not resume:
+        folder = root / time.strftime("%Y%m%d-%H%M%S")
+        folder.mkdir(parents=True)
+        (folder / _SWEEP).write_text(_sweep_text(experiment, sweep))
+        return folder
+    found = _newest_open(experiment)
+    if found is None:
+        raise SweepError(f"{root}: no interrupted sweep here; run `cprfl tune` without --resume")
+    if not interrupted(experiment, sweep):
+        raise SweepError(
+            f"{found / _SWEEP}: the interrupted sweep was another one, or of another configuration; give that, or "
+            "start anew without --resume"
+        )
+    return found

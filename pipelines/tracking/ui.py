@@ -1,0 +1,26 @@
+"""MLflow's own web server on a store in a file."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from cprfl.errors import TrackingError
+
+
+def serve(output_dir: Path, port: int) -> None:
+    """Become MLflow's web server, on the loopback interface.
+
+    Raises:
+        TrackingError: where there is no store under ``output_dir``.
+    """
+    store = output_dir / "mlflow"
+    if not (store / "mlflow.db").exists():
+        raise TrackingError(f"{store}: no MLflow store here; `cprfl run CONFIG` makes one, --output-dir names another")
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # its job workers take 1 GB and are of no use here
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}/mlflow.db",
+        "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+    ]  # fmt: skip
+    os.execv(sys.executable, command)
