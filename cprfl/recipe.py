@@ -81,12 +81,12 @@ def train_in(
     checkpoints = sorted(folder.glob("epoch-*"))
 
     def keep(epoch: Epoch) -> None:
+        on_epoch_end(epoch)  # first: an epoch that is told twice is better than one that nobody heard of
         aside = folder / f".{uuid.uuid4().hex}"
         epoch.save(aside)
         aside.rename(folder / f"epoch-{epoch.number:06d}")
         for old in set(folder.glob("epoch-*")) - {_best(experiment, folder), _latest(folder)}:
             shutil.rmtree(old)
-        on_epoch_end(epoch)
 
     run_training(experiment, prepared, local_worker(), keep, resume=checkpoints[-1] if checkpoints else None)
     return _best(experiment, folder)
@@ -124,7 +124,7 @@ def _best(experiment: Experiment, folder: Path) -> Path:
         info = load_info(checkpoint)
         return checkpoint_score(experiment, info.metrics, info.epoch)
 
-    return max(sorted(folder.glob("epoch-*")), key=found)
+    return max(sorted(folder.glob("epoch-*"), reverse=True), key=found)  # the later of two equal ones, as Ray keeps
 
 
 def _latest(folder: Path) -> Path:

@@ -8,13 +8,15 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pytest
-import yaml
-from PIL import Image
-
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the hub's client is imported; no test downloads
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.tracking.store import open_store
+from tests.helpers import write_config
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
@@ -30,9 +32,9 @@ def shared() -> Path:
 @pytest.fixture
 def ray_session() -> None:
     """One Ray for the whole suite; started again where a test had to end it."""
-    from pipelines import cluster
+    from pipelines.cluster.connection import connect
 
-    cluster.connect(dashboard=True)
+    connect(dashboard=True)
 
 
 @pytest.fixture(scope="session")
@@ -65,18 +67,31 @@ def bucket(s3_server: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{name}"
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "file", "s3", "memory"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where feature stores are kept: a folder, or a prefix of a bucket."""
-    if request.param == "local":
-        return str(tmp_path / "stores")
-    return f"{request.getfixturevalue('bucket')}/stores"
+    """Where files are kept: a folder by path or by URI, a prefix of a bucket, or fsspec's memory."""
+    if request.param == "s3":
+        return f"{request.getfixturevalue('bucket')}/stores"
+    folders = {"local": str(tmp_path / "stores"), "file": f"file://{tmp_path}/stores"}
+    return folders.get(request.param, f"memory://{uuid.uuid4().hex}/stores")
 
 
 @pytest.fixture(autouse=True)
-def own_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test logs to a server that the environment names."""
+def no_server_and_no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test uses a server or a cluster that the environment names."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated MLflow database without any run."""
+    folder = tmp_path_factory.mktemp("database")
+    found = os.environ.pop("MLFLOW_TRACKING_URI", None)
+    open_store(str(folder))
+    if found is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = found
+    return folder / "mlflow" / "mlflow.db"
 
 
 @pytest.fixture(scope="session")
@@ -110,36 +125,12 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def small_config(tmp_path: Path, photos: Path, features: Path) -> Path:
-    """A configuration of the photos with a randomly initialised SqueezeNet: seconds to run."""
-    return write_config(tmp_path / "small.yaml", photos, feature_dir=str(features))
+def small_config(tmp_path: Path, photos: Path, features: Path, database: Path) -> Path:
+    """An experiment on the photos: seconds to run, in this process."""
+    return write_config(tmp_path / "small.yaml", photos, database, feature_dir=str(features))
 
 
 @pytest.fixture
-def own_config(tmp_path: Path, own_photos: Path) -> Path:
+def own_config(tmp_path: Path, own_photos: Path, database: Path) -> Path:
     """The same of the test's own copy, with features under its outputs."""
-    return write_config(tmp_path / "small.yaml", own_photos)
-
-
-def write_config(path: Path, photos: Path, **more: object) -> Path:
-    """The configuration of `small_config`."""
-    values = {
-        "name": "small",
-        "data_root": str(photos),
-        "output_dir": str(path.parent / "outputs"),
-        "dataset": {
-            "name": "csv",
-            "splits": {"train": "train.csv", "test": "test.csv"},
-            "groups": {"head": 10, "tail": 8},
-        },
-        "encoder": {
-            "name": "torchvision", "model": "squeezenet1_1", "pretrained": "random", "image_size": 64,
-            "num_workers": 1,  # encoders take longer to start than to encode so few images
-        },
-        "text_encoder": {"name": "random", "dim": 16},
-        "model": {"name": "cprfl", "standardize": True, "dim": 32, "num_heads": 2, "head_dim": 16, "mlp_dim": 32},
-        "train": {"epochs": 4, "batch_size": 8, "lr": 0.003, "ema_decay": 0.9},
-        **more,
-    }  # fmt: skip
-    path.write_text(yaml.safe_dump(values))
-    return path
+    return write_config(tmp_path / "small.yaml", own_photos, database)

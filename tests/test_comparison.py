@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cprfl.comparison import Comparison, PromotionConfig, bootstrap_gains, compare, weighted_precision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from cprfl.data.manifest import Groups
-from cprfl.evaluation import evaluate
+from cprfl.evaluation.comparison import Comparison, PromotionConfig, bootstrap_gains, compare, weighted_precision
+from cprfl.evaluation.metrics import evaluate
 
 NAMES = ("cat", "dog", "yak")
 COUNTS = np.array([200, 50, 5])

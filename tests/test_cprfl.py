@@ -9,10 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cprfl.losses import AsymmetricLoss, DistributionBalancedLoss, WeightedFocalLoss
 from cprfl.models import CPRFL, interaction
-from cprfl.models.base import ModelInputs
-from cprfl.models.ensemble import Ensemble
+from tests.helpers import facts_of
 from tests.plain_cprfl import plain_logits
 
 WAYS = ("project", "absorb_keys", "absorb")
@@ -21,7 +19,7 @@ WAYS = ("project", "absorb_keys", "absorb")
 def model(num_classes: int = 5, **options: Any) -> CPRFL:
     torch.manual_seed(0)
     sizes = {"dim": 24, "num_heads": 3, "head_dim": 8, "mlp_dim": 16, "dropout": 0.0} | options
-    return CPRFL(torch.randn(num_classes, 6), 10, **sizes).double()
+    return CPRFL(CPRFL.Config.model_validate(sizes), facts_of(num_classes, grid_dim=10)).double()
 
 
 @settings(max_examples=40, deadline=None)
@@ -91,25 +89,3 @@ def test_tau_is_the_prompt_network_s_hidden_width() -> None:
 )
 def test_the_way_with_fewest_multiplications_is_chosen(shape: tuple[int, ...], way: str) -> None:
     assert interaction.cheapest_way(*shape) == way
-
-
-def test_members_have_a_loss_each_and_are_averaged_when_evaluated() -> None:
-    torch.manual_seed(0)
-    text, features, targets = torch.randn(5, 6), torch.randn(3, 7, 8), torch.randint(2, (3, 5)).float()
-    inputs = ModelInputs(5, 8, text, torch.zeros(8), torch.ones(8))
-    config = CPRFL.Config(dim=16, num_heads=2, head_dim=4, mlp_dim=16, dropout=0.0, members=2, linear_member=True)
-    model = config.build(inputs)
-    assert isinstance(model, Ensemble)
-    members = [member(features) for member in model.members]
-    logits_MBC = model.train()(features)
-    assert torch.equal(logits_MBC, torch.stack(members))
-    assert torch.allclose(model.eval()(features), sum(members) / 3)
-    assert not torch.equal(members[0], members[1])  # they start from different weights
-    for loss in (
-        AsymmetricLoss(),
-        DistributionBalancedLoss(torch.tensor([2, 3, 1, 4, 2]), 9),
-        WeightedFocalLoss(torch.rand(5), True),
-    ):
-        together = loss(logits_MBC, targets.expand_as(logits_MBC))
-        assert torch.allclose(together, sum(loss(logits, targets) for logits in members) / 3)
-    assert isinstance(config.model_copy(update={"members": 1, "linear_member": False}).build(inputs), CPRFL)

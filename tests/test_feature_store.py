@@ -14,25 +14,24 @@ import polars as pl
 import pyarrow.fs as pafs
 import pytest
 import torch
-from cprfl.data.batches import Batch, Views
-from cprfl.data.shards import Features, write_shard
-from cprfl.data.store_filling import StoreInProgress, StoreKey, prune_unfinished
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from cprfl.data import store_filling
-from cprfl.data.feature_store import FeatureStore
+from cprfl.data.feature_store import FeatureStore, filling
+from cprfl.data.feature_store.batches import Batch, Views
+from cprfl.data.feature_store.filling import StoreInProgress, StoreKey, prune_unfinished
+from cprfl.data.feature_store.shards import Features, write_shard
 from cprfl.data.storage import Folder
 from cprfl.errors import FeatureStoreError, StorageError
-from pipelines.cli import app
+from pipelines.cli.app import app
 
 SHAPE = (4, 3)
 
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_filling, "ROWS_PER_SHARD", 10)
+    monkeypatch.setattr(filling, "ROWS_PER_SHARD", 10)
 
 
 def key_of(num_images: int, views: int = 2) -> StoreKey:
@@ -230,7 +229,7 @@ def test_what_is_wrong_is_named_and_pruned(root: str) -> None:
         FeatureStore.open(store.folder.uri)
     store = fill(root, key)
     store.folder.write("store.json", json.dumps(store.description | {"version": 1}).encode())
-    with pytest.raises(FeatureStoreError, match="format version 1, this program reads 4"):
+    with pytest.raises(FeatureStoreError, match="format version 1, this program reads 5"):
         FeatureStore.open(store.folder.uri)
     store.folder.write("store.json", b"{")
     with pytest.raises(FeatureStoreError, match="store.json: damaged"):

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cprfl.data.long_tail import ParetoConfig, class_counts, groups, make_long_tailed, pareto_counts
+from cprfl.data.long_tail import ParetoConfig, class_counts, groups, hold_out, make_long_tailed, pareto_counts
 from cprfl.data.manifest import Manifest
+from cprfl.data.readers.list_files import ListFilesDataset
 from cprfl.data.stratify import stratify
 from cprfl.data.synthetic import SyntheticDataset, render_uri
 from cprfl.errors import DatasetError
-
-
-def manifest_of(targets: np.ndarray) -> Manifest:
-    n, c = targets.shape
-    ids = tuple(map(str, range(n)))
-    labels = tuple(tuple(np.flatnonzero(row).tolist()) for row in targets)
-    return Manifest(tuple(f"class {i}" for i in range(c)), ids, ids, ("train",) * n, labels)
+from tests.helpers import manifest_of
 
 
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=40))
@@ -72,3 +69,14 @@ def test_stratified_parts_keep_every_class_s_share(n: int, c: int, seed: int) ->
     for label in range(c):
         assert abs(targets[part == 1, label].sum() - targets[:, label].sum() / 4) <= 0.15 * n + 1
     assert np.array_equal(part, stratify(targets, [0.75, 0.25], seed))
+
+
+def test_groups_do_not_move_when_images_are_held_out(tmp_path: Path, shared: Path) -> None:
+    lists = shared / "data" / "lists"
+    whole = ListFilesDataset(labels=f"{lists}/coco_labels.txt", splits={"train": f"{lists}/coco_lt_train.txt"}).read()
+    part = stratify(whole.targets(), [0.8, 0.2], seed=0)
+    held = hold_out(whole, part == 1)
+    assert held.splits.count("val") == (part == 1).sum() > 300
+    held.write(tmp_path / "m.parquet")
+    for manifest in (held, Manifest.read(tmp_path / "m.parquet"), held.split("train"), held.split("val")):
+        assert tuple(len(classes) for classes in groups(class_counts(manifest)).values()) == (22, 33, 25)

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from cprfl.errors import CheckpointError, DatasetError, ShapeError
-from cprfl.losses import AsymmetricLoss, DistributionBalancedLoss
-from cprfl.losses.focal import BceConfig, ClassBalancedFocalConfig, FocalConfig, ReweightedConfig, SoftMarginConfig
+from cprfl.losses import CONFIGS, AsymmetricLoss, DistributionBalancedLoss
+from cprfl.losses.focal import class_balanced_focal, focal, reweighted
 from cprfl.models import CPRFL, LinearProbe, interaction
 from cprfl.models.base import Standardize, feature_statistics
 from cprfl.models.cprfl import _PUBLISHED
+from tests.helpers import facts_of
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5}
 
@@ -58,9 +59,9 @@ def published_loss(case: str, counts: np.ndarray, num_images: int) -> nn.Module:
         "db_focal_voc": DistributionBalancedLoss(counts, num_images, **voc, reduction="none"),
         "db_focal_coco": DistributionBalancedLoss(counts, num_images, **coco, reduction="none"),
         "db_nofocal_voc": DistributionBalancedLoss(counts, num_images, focal=False, **voc, reduction="none"),
-        "cb_focal": ClassBalancedFocalConfig().build(counts, num_images),
-        "focal": FocalConfig().build(counts, num_images),
-        "rw_sqrt": ReweightedConfig().build(counts, num_images),
+        "cb_focal": class_balanced_focal(counts),
+        "focal": focal(),
+        "rw_sqrt": reweighted(counts, num_images),
     }
     return losses[case]
 
@@ -84,7 +85,8 @@ def test_losses_by_class_counts_are_the_published_ones(shared: Path, case: str) 
 
 def test_losses_by_class_counts_take_images_without_labels_and_refuse_classes_without_images() -> None:
     counts, targets = np.array([5, 2]), torch.tensor([[0.0, 0.0], [1.0, 0.0]])
-    for config in (DistributionBalancedLoss.Config(), ClassBalancedFocalConfig(), ReweightedConfig()):
+    for name in ("distribution_balanced", "class_balanced_focal", "reweighted"):
+        config = CONFIGS[name](name=name)
         logits = torch.randn(2, 2, requires_grad=True)
         loss = config.build(counts, 7)(logits, targets)
         (gradient,) = torch.autograd.grad(loss, logits)
@@ -94,10 +96,25 @@ def test_losses_by_class_counts_take_images_without_labels_and_refuse_classes_wi
             config.build(np.array([5, 0]), 7)
 
 
+def test_a_loss_s_settings_are_its_constructor_s_parameters() -> None:
+    config = CONFIGS["distribution_balanced"]
+    assert set(config.model_fields) == {
+        "name", "focal", "neg_scale", "init_bias", "map_alpha", "map_beta", "map_gamma", "gamma", "balance",
+    }  # fmt: skip
+    loss = config.model_validate({"map_gamma": 0.3}).build(np.array([5, 2]), 7)
+    assert isinstance(loss, DistributionBalancedLoss)
+    assert (loss.map_gamma, loss.map_beta) == (0.3, 10.0)
+    assert CONFIGS["asymmetric"](name="asymmetric").model_dump() == {
+        "name": "asymmetric", "gamma_neg": 4.0, "gamma_pos": 0.0, "clip": 0.05, "detach_focal_weight": True,
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="less than 1"):
+        CONFIGS["asymmetric"].model_validate({"clip": 2})
+
+
 def test_soft_margin_and_cross_entropy_are_torch_s() -> None:
     logits, targets = torch.randn(4, 3), torch.randint(2, (4, 3)).float()
     counts = np.array([1, 1, 1])
-    values = [config.build(counts, 4)(logits, targets).item() for config in (BceConfig(), SoftMarginConfig())]
+    values = [CONFIGS[name](name=name).build(counts, 4)(logits, targets).item() for name in ("bce", "soft_margin")]
     reference = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets).item()
     assert values == pytest.approx([reference, reference])
 
@@ -143,8 +160,9 @@ def test_a_checkpoint_that_is_none_is_refused() -> None:
         CPRFL.from_published({"head.weight": torch.zeros(2, 2)}, torch.zeros(3, 4))
 
 
-@pytest.mark.parametrize("model", [CPRFL(torch.randn(5, 6), 8, dim=16, num_heads=2, head_dim=4), LinearProbe(8, 5)])
-def test_features_of_another_encoder_name_both_shapes(model: torch.nn.Module) -> None:
+@pytest.mark.parametrize("config", [CPRFL.Config(dim=16, num_heads=2, head_dim=4), LinearProbe.Config()])
+def test_features_of_another_encoder_name_both_shapes(config: CPRFL.Config | LinearProbe.Config) -> None:
+    model = config.build(facts_of())
     assert model(torch.randn(3, 7, 8)).shape == (3, 5)
     with pytest.raises(ShapeError, match=r"\[3, 7, 9\].*\[images, cells, 8\]"):
         model(torch.randn(3, 7, 9))

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
+from cprfl.encoders.base import Encoded
 from cprfl.errors import CheckpointError, NonFiniteError
 from cprfl.losses import AsymmetricLoss
-from cprfl.models import CPRFL, LinearProbe, interaction
-from cprfl.training.checkpoint import CheckpointInfo, load_info, load_state, load_weights, save_checkpoint
+from cprfl.models import CPRFL, Facts, LinearProbe, Method, interaction
+from cprfl.training.checkpoint import (
+    CheckpointInfo,
+    load_facts,
+    load_info,
+    load_state,
+    load_weights,
+    save_checkpoint,
+)
 from cprfl.training.config import TrainConfig
 from cprfl.training.ema import Ema
-from cprfl.training.loop import EpochEnd, Worker, fit
+from cprfl.training.loop import EpochEnd, Worker, fit, score
+from cprfl.training.objective import Objective, split_kept_state
 from cprfl.training.optimizer import adamw
-from cprfl.training.sources import TrainingBatch
+from cprfl.training.sources import LabelledBatch
+from tests.helpers import facts_of
 
 CPU = Worker(torch.device("cpu"))
 
@@ -34,15 +43,36 @@ class InMemory:
         self.grids = torch.randn(self.num_images, 1, 8, generator=generator).repeat(1, 4, 1).half()
         self.targets = (self.grids.float().mean(dim=1)[:, :5] > 0).float()
 
-    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[TrainingBatch]:
+    def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[LabelledBatch]:
         order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
-        for rows in order[rank::world_size].split(batch_size):
-            yield TrainingBatch(self.grids[rows], self.targets[rows], list(map(str, rows.tolist())))
+        yield from self._rows(order[rank::world_size].split(batch_size))
+
+    def in_order(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[LabelledBatch]:
+        yield from self._rows(torch.arange(self.num_images).flip(0)[rank::world_size].split(batch_size))
+
+    def _rows(self, parts: Sequence[torch.Tensor]) -> Iterator[LabelledBatch]:
+        for rows in parts:
+            encoded = Encoded(self.grids[rows], self.grids[rows, 0])
+            yield LabelledBatch(encoded, self.targets[rows], list(map(str, rows.tolist())))
 
 
-def model() -> nn.Module:
+def model(dropout: float = 0.3, **sizes: int) -> CPRFL:
     torch.manual_seed(0)
-    return CPRFL(torch.randn(5, 6), 8, dim=16, num_heads=2, head_dim=4, mlp_dim=16, dropout=0.3)
+    config = {"dim": 16, "num_heads": 2, "head_dim": 4, "mlp_dim": 16, "dropout": dropout} | sizes
+    return CPRFL(CPRFL.Config.model_validate(config), facts_of())
+
+
+def probe(**options: object) -> LinearProbe:
+    config = LinearProbe.Config.model_validate({"standardize": False, **options})
+    return LinearProbe(config, facts_of())
+
+
+def objective_of(method: Method, config: TrainConfig | None = None) -> Objective:
+    return Objective(method, AsymmetricLoss(), config or TrainConfig())
+
+
+def info_of(epoch: int = 4, metrics: dict[str, float] | None = None) -> CheckpointInfo:
+    return CheckpointInfo({"name": "x"}, "key", ["a"], "encoder", "text", epoch, metrics or {}, holds_tower=False)
 
 
 def ends(**options: Any) -> list[EpochEnd]:
@@ -52,11 +82,10 @@ def ends(**options: Any) -> list[EpochEnd]:
     def keep(end: EpochEnd) -> None:
         seen.append(end._replace(weights={name: value.clone() for name, value in end.weights.items()}))
 
-    settings = {"epochs": 4, "batch_size": 16, "lr": 0.01, "ema_decay": 0.9} | options.pop("train", {})
+    values = {"epochs": 4, "batch_size": 16, "lr": 0.003, "ema_decay": 0.9} | options.pop("train", {})
+    settings = TrainConfig.model_validate(values)
     arguments: dict[str, Any] = {"seed": 3, "worker": CPU, "on_epoch_end": keep} | options
-    fit(
-        arguments.pop("model", model()), AsymmetricLoss(), InMemory(), TrainConfig.model_validate(settings), **arguments
-    )
+    fit(objective_of(arguments.pop("model", model()), settings), InMemory(), settings, **arguments)
     return seen
 
 
@@ -77,8 +106,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
         pass
 
     def interrupt(end: EpochEnd) -> None:
-        info = CheckpointInfo({}, ["a"], 8, "encoder", "text", end.epoch, end.metrics)
-        save_checkpoint(tmp_path / str(end.epoch), end.weights, info, end.state)
+        save_checkpoint(tmp_path / str(end.epoch), end.weights, facts_of(), info_of(end.epoch), end.state)
         if end.epoch == 2:
             raise Stop
 
@@ -93,10 +121,15 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
 
 def test_checkpoints_are_read_back_and_damage_is_named(tmp_path: Path) -> None:
     end = ends()[-1]
-    info = CheckpointInfo({"name": "x"}, ["a"], 8, "encoder", "text", 4, end.metrics)
-    save_checkpoint(tmp_path, end.weights, info, end.state)
+    info = info_of(4, end.metrics)
+    save_checkpoint(tmp_path, end.weights, facts_of(), info, end.state)
     assert load_info(tmp_path) == info
-    assert all(torch.equal(value, end.weights[name]) for name, value in load_weights(tmp_path).items())
+    own, tower = split_kept_state(end.weights)
+    assert not tower
+    assert all(torch.equal(value, own[name]) for name, value in load_weights(tmp_path).items())
+    facts: Facts = load_facts(tmp_path)
+    assert facts.class_names == facts_of().class_names
+    assert torch.equal(facts.text_embeddings_CM, facts_of().text_embeddings_CM)
     (tmp_path / "model.safetensors").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="missing or damaged"):
         load_weights(tmp_path)
@@ -104,20 +137,29 @@ def test_checkpoints_are_read_back_and_damage_is_named(tmp_path: Path) -> None:
         load_info(tmp_path / "nowhere")
 
 
+def test_scores_come_in_the_order_that_was_asked_for() -> None:
+    objective, data = objective_of(probe()), InMemory()
+    ids = [str(row) for row in (7, 3, 49, *range(8, 49), 0, 1, 2, 4, 5, 6)]
+    logits = score(objective, data, ids, 16, CPU)
+    rows = list(map(int, ids))
+    with torch.inference_mode():
+        assert torch.allclose(logits, objective.method(data.grids[rows].float(), data.grids[rows, 0].float()))
+
+
 def test_the_average_follows_its_equation() -> None:
-    network = nn.Linear(1, 1, bias=False)
-    network.weight.data.fill_(0)
-    ema, expected = Ema(network, 0.5), 0.0
+    method = probe()
+    method.linear.weight.data.fill_(0)
+    ema, expected = Ema(objective_of(method), 0.5), 0.0
     for step, value in enumerate((1.0, 2.0, 3.0)):
-        network.weight.data.fill_(value)
+        method.linear.weight.data.fill_(value)
         ema.update()
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * value
-    assert ema.state_dict()["weight"].item() == pytest.approx(expected)
+    assert ema.state_dict()["method.linear.weight"][0, 0].item() == pytest.approx(expected)
 
 
 def test_biases_and_norms_are_not_decayed() -> None:
-    decayed, plain = adamw(model(), TrainConfig(lr=1.0, weight_decay=0.1)).param_groups
+    decayed, plain = adamw(objective_of(model()), TrainConfig(lr=1.0, weight_decay=0.1)).param_groups
     assert decayed["weight_decay"] == 0.1
     assert all(p.ndim >= 2 for p in decayed["params"])
     assert plain["weight_decay"] == 0
@@ -125,35 +167,34 @@ def test_biases_and_norms_are_not_decayed() -> None:
 
 
 def test_features_and_losses_that_are_not_finite_name_the_images() -> None:
-    def train(data: InMemory, network: nn.Module) -> None:
-        fit(network, AsymmetricLoss(), data, TrainConfig(batch_size=8), seed=0, worker=CPU,
+    def train(data: InMemory, method: Method, **settings: Any) -> None:
+        config = TrainConfig(**({"batch_size": 8} | settings))
+        fit(objective_of(method), data, config, seed=0, worker=CPU,
             on_epoch_end=lambda _: pytest.fail("an epoch with a bad loss was kept"))  # fmt: skip
 
     for value in (float("nan"), float("inf")):
         bad = InMemory()
         bad.grids[7, 2, 3] = value
         with pytest.raises(NonFiniteError, match=r"features of images 7 contain NaN .*last good checkpoint is kept"):
-            train(bad, LinearProbe(8, 5))
-    broken = LinearProbe(8, 5)
+            train(bad, probe())
+    broken = probe()
     broken.linear.bias.data[0] = float("nan")
     with pytest.raises(NonFiniteError, match=r"the loss is nan on images (\d+, ){7}\d+; lower train.lr"):
         train(InMemory(), broken)
-    torn = LinearProbe(8, 5, gain=0.0)  # a finite loss, and a decay that makes the weights infinite
+    torn = probe(gain=1e-30)  # a finite loss, and a decay that makes the weights infinite
     torn.linear.weight.data.fill_(1e20)
     with pytest.raises(NonFiniteError, match=r"the weights are NaN or infinite after the step on images \d+"):
-        fit(torn, AsymmetricLoss(), InMemory(), TrainConfig(batch_size=1000, lr=1e28), seed=0, worker=CPU,
-            on_epoch_end=lambda _: pytest.fail("an epoch with bad weights was kept"))  # fmt: skip
+        train(InMemory(), torn, batch_size=1000, lr=1e28)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_run_is_the_same_but_for_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interaction, "cheapest_way", lambda *_: "absorb")  # whose gradient is written out
+    monkeypatch.setattr(interaction, "cheapest_way", lambda *_: "absorb")
 
     def train(compile_: str) -> EpochEnd:
-        torch.manual_seed(0)
-        network = CPRFL(torch.randn(5, 6), 8, dim=24, num_heads=3, head_dim=8, mlp_dim=16, dropout=0.0)
-        return ends(train={"compile": compile_, "epochs": 2}, model=network)[-1]
+        method = model(dropout=0.0, dim=24, num_heads=3, head_dim=8)
+        return ends(train={"compile": compile_, "epochs": 2}, model=method)[-1]
 
     plain, compiled = train("never"), train("always")
     assert compiled.metrics["train/loss"] == pytest.approx(plain.metrics["train/loss"], rel=1e-4)

@@ -184,6 +184,7 @@ def _opened(scheme: str, authority: str) -> tuple[fs.FileSystem, str]:
     if opened is None or time.monotonic() - since > _FILESYSTEM_SECONDS:
         with _named(root):
             opened, base = _new_filesystem(scheme, authority)
+        base = base.rstrip("/")
         _made[root, environment] = time.monotonic(), opened, base
     return opened, base
 

@@ -37,10 +37,9 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added to the block's output; nothing as long as nothing was learned."""
-        if x.ndim == 4:
-            return self.forward(x.movedim(1, -1)).movedim(-1, 1)
-        added: Tensor = self.scale * self.up(torch.relu(self.down(self.norm(x))))
-        return added
+        tokens = x.movedim(1, -1) if x.ndim == 4 else x
+        added = self.scale * self.up(torch.relu(self.down(self.norm(tokens))))
+        return added.movedim(-1, 1) if x.ndim == 4 else added
 
 
 def add_adapters(encoder: ImageEncoder, width: int) -> None:

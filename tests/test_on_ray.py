@@ -1,0 +1,155 @@
+"""What only Ray can show: the same numbers as in this process, several workers, mistakes and losses among them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import ray
+from ray.util.placement_group import placement_group, placement_group_table
+
+from cprfl.errors import ClusterError, DatasetError, UserError
+from cprfl.experiment import ResourcesConfig, load
+from cprfl.training.checkpoint import load_info
+from pipelines.cluster.abandoned import abandoned_workers_freed
+from pipelines.cluster.resources import scaling
+from pipelines.stages import run as stages
+from pipelines.stages.preprocess import preprocess
+from pipelines.stages.train import train_stage
+from tests.helpers import call, command, runs, steps, wait_for
+
+ON_RAY = ["resources.num_workers=1", "encoder.num_workers=1"]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_ray_worker_and_this_process_give_the_same_bits(small_config: Path, tmp_path: Path) -> None:
+    found: dict[str, Any] = {}
+    for where, overrides in (("here", []), ("ray", ON_RAY)):
+        changes = ["train.validation=0.25", "train.select=best", f"feature_dir={tmp_path}/{where}", *overrides]
+        experiment = load(small_config, [*changes, f"name={where}"])
+        prepared = preprocess(experiment)
+        assert prepared.store is not None
+        shards = {path.name: path.read_bytes() for path in (tmp_path / where).glob("*/*.parquet")}
+        checkpoint = train_stage(experiment)
+        found[where] = shards, files(checkpoint), load_info(checkpoint).metrics
+    assert len(found["here"][0]) == 1
+    assert found["here"] == found["ray"]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_two_workers_are_deterministic_and_validation_selects_the_best_epoch(small_config: Path) -> None:
+    experiment = load(small_config, ["resources.num_workers=2", "train.validation=0.25", "train.select=best"])
+    first = train_stage(experiment)
+    weights = files(first)
+    (run,) = runs(experiment)
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/mAP")
+    assert load_info(first).metrics["val/mAP"] == pytest.approx(max(metric.value for metric in history))
+    train_stage(experiment)
+    assert files(first) == weights
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_members_of_any_kind_are_weighed_on_two_workers(small_config: Path) -> None:
+    cprfl = "{name: cprfl, standardize: true, dim: 32, num_heads: 2, head_dim: 16, mlp_dim: 32}"
+    members = f"[{cprfl}, {{name: logistic_regression, strengths: [0.1]}}]"
+    model = f"model={{name: ensemble, weights: fitted, num_folds: 2, members: {members}}}"
+    result = stages.run(load(small_config, [model, "train.epochs=1", "resources.num_workers=2"]))["small"]
+    assert result.metrics["mAP"] > 0
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_user_s_mistake_in_a_worker_reaches_the_user_and_fails_the_run(small_config: Path) -> None:
+    experiment = load(small_config, ["train.lr=1e30", "train.clip_norm=null", "resources.num_workers=1"])
+    with pytest.raises(UserError, match=r"the loss is .* on images"):
+        stages.run(experiment)
+    (run,) = runs(experiment)
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_more_workers_than_there_is_room_for_are_refused(small_config: Path) -> None:
+    with pytest.raises(DatasetError, match="16 images for 64 workers"):
+        train_stage(load(small_config, ["resources.num_workers=64"]))
+    with pytest.raises(ClusterError, match="1 workers need 64 CPU each, the cluster has room for 0"):
+        train_stage(load(small_config, ["resources.num_workers=1", "resources.cpus_per_worker=64"]))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "share", "cpus"),
+    [
+        ([8, 8, 8, 8], 1, 1, 8),  # one worker stands on one node
+        ([8, 8, 8, 8], 4, 1, 8),
+        ([8, 8, 8, 8], 5, 1, 4),
+        ([8, 2], 2, 1, 4),
+        ([0, 4], 1, 1, 4),  # a head without CPUs
+        ([2], 1, 2, 1),
+        ([2], 1, 8, 1),
+    ],
+)
+def test_a_worker_asks_for_what_one_node_has(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[int], workers: int, share: int, cpus: int
+) -> None:
+    found = [{"Alive": True, "Resources": {"CPU": float(each)} if each else {}} for each in nodes]
+    monkeypatch.setattr(ray, "nodes", lambda: found)
+    assert scaling(ResourcesConfig(num_workers=workers), share).resources_per_worker == {"CPU": cpus}
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_cpus_of_a_killed_training_are_given_back() -> None:
+    @ray.remote(num_cpus=0)
+    class Controller:
+        def take(self) -> str:
+            group = placement_group([{"CPU": 1}])
+            ray.get(group.ready())
+            return group.id.hex()
+
+    controller = Controller.remote()
+    taken = ray.get(controller.take.remote())
+    waiting = placement_group([{"memory": 1}])  # as Tune's own groups: empty, and not abandoned
+    ray.get(waiting.ready())
+    ray.kill(controller)
+    with abandoned_workers_freed(seconds=0.5):
+        deadline = time.monotonic() + 60
+        while placement_group_table()[taken]["state"] != "REMOVED":
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    assert placement_group_table()[waiting.id.hex()]["state"] == "CREATED"
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_killed_training_goes_on_and_ends_as_if_undisturbed(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["train.epochs=12", "resources.num_workers=1"]
+    expected = train_stage(load(small_config, ["train.epochs=12", "name=undisturbed"]))  # the same bits, without Ray
+    words = ["train", str(small_config), *(word for change in overrides for word in ("--set", change))]
+    process = subprocess.Popen(command(*words), start_new_session=True)
+    folder = tmp_path / "outputs" / "small" / "training"
+
+    def has_checkpoint() -> bool:
+        assert process.poll() is None, "ended before it could be killed"
+        return bool(list(folder.glob("*/checkpoint_*/checkpoint.json")))
+
+    wait_for(has_checkpoint)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    status, _, err = call(monkeypatch, capsys, *words)
+    assert status == 0, err
+    assert "going on with the interrupted training" in err
+    found = tmp_path / "outputs" / "small" / "checkpoint"
+    assert load_info(found).metrics == load_info(expected).metrics
+    assert files(found) == files(expected)
+    (run,) = runs(load(small_config))
+    assert run.info.status == "FINISHED"
+    assert set(steps(run.info.run_id)) == set(range(1, 13))
