@@ -1,66 +1,149 @@
-"""Fine-tuning: the published protocol through the same loop, checkpoint and evaluation."""
+"""Towers that move, as a whole or by adapters, through the same loop, checkpoint and evaluation."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cprfl.models.fine_tuned import FineTuned, grid_channels
-from cprfl.predictor import Predictor
 from PIL import Image
-from pipelines.import_published import _by_position, import_published
-from pipelines.preprocess import preprocess
-from pipelines.train import training_key
 
 from cprfl.data.images import open_image
+from cprfl.data.manifest import Manifest
+from cprfl.data.readers.csv_table import CsvDataset
+from cprfl.encoders.adapters import Adapter, load_moved_state, moved_state
+from cprfl.encoders.base import ImageEncoder
+from cprfl.encoders.clip import OpenClipEncoder
 from cprfl.encoders.cnn import CnnEncoder
 from cprfl.errors import BadImagesError, ConfigError
 from cprfl.experiment import load
+from cprfl.inference.predictor import Predictor
+from cprfl.losses import AsymmetricLoss
 from cprfl.models import CPRFL, LinearProbe
 from cprfl.models.cprfl import _PUBLISHED
 from cprfl.torchvision_cpu import ensure_torchvision
 from cprfl.training.augmentation import AugmentationConfig, augment
 from cprfl.training.config import TrainConfig
+from cprfl.training.ema import Ema
+from cprfl.training.objective import Objective
 from cprfl.training.optimizer import adamw
 from cprfl.training.sources import ImageFiles
-from pipelines import run as stages
+from pipelines.stages import run as stages
+from pipelines.stages.import_published import _by_position, import_published
+from pipelines.stages.preprocess import preprocess
+from pipelines.stages.train import train_stage
+from tests.helpers import facts_of
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-def network(tmp_path: Path, **options: str) -> FineTuned:
-    encoder = CnnEncoder.Config(model="resnet50", pretrained="random", image_size=32).build(tmp_path)
-    return FineTuned(encoder, LinearProbe(grid_channels(encoder), 3), **({"batch_norm": "train"} | options))
+def resnet(tmp_path: Path) -> ImageEncoder:
+    return CnnEncoder.Config(model="resnet50", pretrained="random", image_size=32).build(tmp_path)
+
+
+def objective_of(
+    encoder: ImageEncoder, dim: int = 2048, teacher: ImageEncoder | None = None, **train: Any
+) -> Objective:
+    method = LinearProbe.Config(standardize=False).build(facts_of(3, grid_dim=dim))
+    config = TrainConfig.model_validate({"backbone": "finetune", **train})
+    return Objective(method, AsymmetricLoss(), config, encoder, teacher)
+
+
+def losses_of(objective: Objective, images: int = 2) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(images, 3, 32, 32, generator=generator)
+    return objective(pictures, torch.eye(3)[:images])
 
 
 def test_the_encoder_has_its_own_rate_and_decay(tmp_path: Path) -> None:
-    config = TrainConfig.model_validate(
-        {"lr": 1.0, "weight_decay": 0.5, "finetune": {"lr_factor": 0.1, "weight_decay": 0.2}}
-    )
-    groups = adamw(network(tmp_path), config).param_groups
+    train = {"lr": 1.0, "weight_decay": 0.5, "finetune": {"lr_factor": 0.1, "weight_decay": 0.2}}
+    groups = adamw(objective_of(resnet(tmp_path)), TrainConfig.model_validate(train)).param_groups
     assert [(g["lr"], g["weight_decay"]) for g in groups] == [(1.0, 0.5), (1.0, 0.0), (0.1, 0.2), (0.1, 0.0)]
 
 
 def test_frozen_batch_norms_keep_their_statistics(tmp_path: Path) -> None:
     for mode, moved in (("train", True), ("frozen", False)):
-        model = network(tmp_path, batch_norm=mode).train()
-        before = model.encoder.cnn[1].running_mean.clone()
-        model(torch.rand(2, 3, 32, 32))
-        assert bool((model.encoder.cnn[1].running_mean != before).any()) is moved
+        encoder = resnet(tmp_path)
+        before = encoder.cnn[1].running_mean.clone()
+        losses_of(objective_of(encoder, finetune={"batch_norm": mode}).train())
+        assert bool((encoder.cnn[1].running_mean != before).any()) is moved
 
 
 def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path) -> None:
-    model, images = network(tmp_path, batch_norm="frozen").train(), torch.rand(2, 3, 32, 32)
-    plain = torch.autograd.grad(model(images).square().sum(), list(model.parameters()))
-    model.encoder.checkpoint_gradients()
-    again = torch.autograd.grad(model(images).square().sum(), list(model.parameters()))
+    objective = objective_of(resnet(tmp_path), finetune={"batch_norm": "frozen"}).train()
+    parameters = list(objective.trained_parameters().values())
+    plain = torch.autograd.grad(losses_of(objective)["criterion"], parameters)
+    objective.tower.checkpoint_gradients()
+    again = torch.autograd.grad(losses_of(objective)["criterion"], parameters)
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(plain, again, strict=True))
 
 
+TOWERS = {
+    "resnet50": (CnnEncoder.Config(model="resnet50", pretrained="random", image_size=32), 4),
+    "squeezenet": (CnnEncoder.Config(model="squeezenet1_1", pretrained="random", image_size=32), 8),
+    "ViT": (OpenClipEncoder.Config(model="ViT-B-32", pretrained="random", image_size=32), 12),
+    "CLIP's ResNet": (OpenClipEncoder.Config(model="RN50", pretrained="random"), 4),
+    "timm's ResNet in CLIP": (OpenClipEncoder.Config(model="cprfl-embedded", pretrained="random"), 4),
+}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_adapters_begin_as_nothing_and_are_all_that_learns(tmp_path: Path, name: str) -> None:
+    config, num_blocks = TOWERS[name]
+    encoder, plain = (config.build(tmp_path) for _ in range(2))
+    size = encoder.image_size
+    pictures, targets = torch.rand(2, 3, size, size), torch.eye(3)[:2]
+    dim = plain(pictures).grid_BVD.shape[-1]
+    objective = objective_of(encoder, dim, backbone="adapter", finetune={"adapter_width": 8}).train()
+    assert encoder.adapters is not None
+    assert len(encoder.adapters) == len(encoder.blocks()) == num_blocks
+    with torch.no_grad():
+        assert torch.allclose(encoder(pictures).grid_BVD, plain(pictures).grid_BVD, atol=1e-5)
+    trained = objective.trained_parameters()
+    assert {part for key in trained for part in ("method.", "tower.adapters.") if key.startswith(part)} == {
+        "method.", "tower.adapters.",
+    }  # fmt: skip
+    assert not [key for key in trained if key.startswith("tower.") and not key.startswith("tower.adapters.")]
+    objective(pictures, targets)["criterion"].backward()
+    ups = [adapter.up.weight.grad for adapter in encoder.adapters if isinstance(adapter, Adapter)]
+    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in ups)
+    frozen = [value for key, value in objective.named_parameters() if key not in trained]
+    assert frozen
+    assert all(value.grad is None for value in frozen)
+    # The state that is kept, averaged and resumed has the adapters, and brings another tower to the same.
+    assert {key for key in Ema(objective, 0.9).state_dict() if key.startswith("tower.")} == {
+        key for key in trained if key.startswith("tower.")
+    }
+    with torch.no_grad():
+        for parameter in encoder.adapters.parameters():
+            parameter.add_(0.1)
+    load_moved_state(plain, "adapter", 8, moved_state(encoder, "adapter"), "here")
+    with torch.no_grad():
+        assert torch.equal(encoder(pictures).grid_BVD, plain(pictures).grid_BVD)
+    assert plain.fingerprint() == encoder.fingerprint() != config.build(tmp_path).fingerprint()
+
+
+def test_distillation_keeps_the_tower_near_a_copy_that_is_in_no_state(tmp_path: Path) -> None:
+    encoder, teacher = resnet(tmp_path), resnet(tmp_path)
+    objective = objective_of(encoder, teacher=teacher, distill=2.0, finetune={"batch_norm": "frozen"}).train()
+    parts = losses_of(objective)
+    assert list(parts) == ["criterion", "distill"]
+    assert parts["distill"].item() == pytest.approx(0, abs=1e-6)
+    with torch.no_grad():
+        encoder.cnn[0].weight.mul_(1.1)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    distance = (encoder(images).global_BE - teacher(images).global_BE).abs().mean()
+    parts = losses_of(objective)
+    assert parts["distill"].item() == pytest.approx(2 * distance.item(), rel=1e-4)
+    sum(parts.values()).backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not [name for name in objective.state_dict() if "teacher" in name]
+
+
 def test_augmentation_follows_seed_and_row_in_any_process(photos: Path, tmp_path: Path) -> None:
-    dataset = load_small(tmp_path, photos)
+    dataset = load_small(photos)
     encoder = CnnEncoder.Config(model="squeezenet1_1", pretrained="random", image_size=32).build(tmp_path)
 
     def images(processes: int, seed: int = 1) -> torch.Tensor:
@@ -73,9 +156,7 @@ def test_augmentation_follows_seed_and_row_in_any_process(photos: Path, tmp_path
     assert 0 < np.asarray(painted).any(axis=2).mean() <= 0.3
 
 
-def load_small(tmp_path: Path, photos: Path):  # type: ignore[no-untyped-def]
-    from cprfl.data.readers.csv_table import CsvDataset
-
+def load_small(photos: Path) -> Manifest:
     return CsvDataset(splits={"train": str(photos / "train.csv")}).read()
 
 
@@ -99,7 +180,7 @@ def test_a_fine_tuned_run_is_evaluated_with_its_own_encoder(small_config: Path, 
 def test_a_replaced_image_or_encoder_is_another_training(own_config: Path, own_photos: Path) -> None:
     def key(*overrides: str) -> str:
         experiment = load(own_config, ["train.backbone=finetune", "model.standardize=false", *overrides])
-        return training_key(experiment, preprocess(experiment))
+        return preprocess(experiment).training_key(experiment)
 
     first = key()
     assert key() == first
@@ -111,6 +192,13 @@ def test_a_replaced_image_or_encoder_is_another_training(own_config: Path, own_p
 def test_what_fine_tuning_cannot_do_is_said(own_config: Path, own_photos: Path) -> None:
     with pytest.raises(ConfigError, match=r"model.standardize needs statistics of fixed features"):
         load(own_config, ["train.backbone=finetune"])
+    for method in ("logistic_regression", "zero_shot"):
+        with pytest.raises(ConfigError, match=f"model.name={method} is fitted to fixed features"):
+            load(own_config, ["train.backbone=adapter", f"model.name={method}"])
+    with pytest.raises(ConfigError, match="distill needs an encoder that moves"):
+        load(own_config, ["train.distill=1"])
+    with pytest.raises(ConfigError, match="first.train.backbone: frozen trains no image tower"):
+        load(own_config, ["first.train.epochs=1"])
     with pytest.raises(ConfigError, match=r"encoder.views is for cached features"):
         load(own_config, ["train.backbone=finetune", "model.standardize=false", "encoder.views=3"])
     (own_photos / "03.png").write_bytes(b"no image")
@@ -124,7 +212,8 @@ def test_a_published_checkpoint_becomes_one_of_ours(small_config: Path, tmp_path
     from torchvision.models import resnet50
 
     torch.manual_seed(0)
-    cnn, head = resnet50().eval(), CPRFL(torch.zeros(3, 16), 2048, dim=24, num_heads=2, head_dim=6, mlp_dim=16, tau=0.5)
+    config = CPRFL.Config(dim=24, num_heads=2, head_dim=6, mlp_dim=16, tau=0.5)
+    cnn, head = resnet50().eval(), config.build(facts_of(3, text_dim=16, grid_dim=2048))
     published = {}
     fused = torch.cat([head.state_dict()[f"interaction.blocks.0.to_{p}.weight"] for p in ("query", "key", "value")])
     for name, value in head.state_dict().items():
@@ -153,13 +242,12 @@ def test_a_published_checkpoint_becomes_one_of_ours(small_config: Path, tmp_path
 
 OTHERS = {  # what stands for weights that are not at hand, in less time
     "coco_lt": ["encoder.image_size=64"],
-    "voc_lt": ["encoder.image_size=64"],
+    "voc_lt": ["encoder.image_size=64", "encoder.model=resnet50", "model.dim=256"],  # coco_lt is as large as it is
     "coco_lt_clip": ["encoder.views=2", "encoder.image_size=64"],  # voc_lt_clip differs in its lists only
 }
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
 @pytest.mark.parametrize("name", OTHERS)
 def test_the_published_configurations_run_with_other_paths_size_and_epochs(
     shared: Path, tmp_path: Path, name: str
@@ -179,6 +267,6 @@ def test_the_published_configurations_run_with_other_paths_size_and_epochs(
             "train.epochs=1", "train.schedule_epochs=1", *OTHERS[name],
         ],
     )  # fmt: skip
-    checkpoint = stages.train_stage(experiment)
-    assert (checkpoint / "encoder.safetensors").exists() == (experiment.train.backbone == "finetune")
+    checkpoint = train_stage(experiment)
+    assert (checkpoint / "tower.safetensors").exists() == (experiment.train.backbone == "finetune")
     assert stages.evaluate_stage(experiment).metrics["mAP"] > 0

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from pipelines.sweep import load_sweep
 
-from cprfl.errors import CheckpointError, ConfigError
+from cprfl.errors import CheckpointError, ConfigError, TrackingError
 from cprfl.experiment import Experiment, load
-from pipelines import registry, retrain
-from pipelines import run as stages
-from tests.test_tune import sweep_file
+from pipelines.retraining import retrain
+from pipelines.retraining.request import load_request, make_request
+from pipelines.stages import run as stages
+from pipelines.sweeps.config import load_sweep
+from pipelines.tracking import registry
+from pipelines.tracking.store import open_store
+from tests.helpers import sweep_file
 
 LENIENT = ["promotion.confidence=0", "promotion.min_gain=0", "promotion.max_group_loss=100", "train.epochs=2"]
 
@@ -22,12 +25,12 @@ def tags(experiment: Experiment, version: str) -> dict[str, str]:
     return dict(mlflow.MlflowClient().get_model_version(experiment.name, version).tags)
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_what_is_new_is_trained_judged_and_can_be_taken_back(
     own_config: Path, own_photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = load(own_config, [*LENIENT, "train.lr=1e-9"])
     stages.run(experiment)
+    store = open_store(experiment.output_dir)
     again = retrain.retrain(experiment)
     assert (again.decision, again.version, again.champion, again.run_id) == ("nothing new", "1", "1", None)
 
@@ -51,18 +54,17 @@ def test_what_is_new_is_trained_judged_and_can_be_taken_back(
         patched.setattr(retrain, "_compare", lambda *_: (_ for _ in ()).throw(RuntimeError("crash")))
         with pytest.raises(RuntimeError, match="crash"):
             retrain.retrain(better)
-    assert registry.champion("small") == "1"
+    assert registry.champion(store, "small") == "1"
     promoted = retrain.retrain(better)
     assert (promoted.decision, promoted.version, promoted.champion) == ("promoted", "4", "4")
-    assert registry.champion("small") == "4"
-    assert registry.rollback("small") == ("4", "1")
-    assert registry.champion("small") == "1"
+    assert registry.champion(store, "small") == "4"
+    assert registry.rollback(store, "small") == ("4", "1")
+    assert registry.champion(store, "small") == "1"
     assert retrain.retrain(better).decision == "nothing new"
     with pytest.raises(CheckpointError, match="is the first champion"):
-        registry.rollback("small")
+        registry.rollback(store, "small")
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_a_champion_of_other_classes_and_another_encoder_is_compared_on_the_present_images(
     own_config: Path, own_photos: Path
 ) -> None:
@@ -101,9 +103,47 @@ def test_a_search_around_the_champion_comes_before_the_training(small_config: Pa
     assert max(steps) == 4
 
 
-def test_without_a_champion_there_is_nothing_to_roll_back(small_config: Path) -> None:
-    from pipelines import tracking
+def test_labels_that_are_edited_meanwhile_are_not_booked_under_the_old_request(
+    own_config: Path, own_photos: Path
+) -> None:
+    experiment = load(own_config, LENIENT)
+    store = open_store(experiment.output_dir)
+    asked = retrain.make_request(experiment)
+    relabelled = own_photos / "train.csv"
+    relabelled.write_text(relabelled.read_text().replace("01.png,red;green", "01.png,red"))
+    challenger = retrain.train_challenger(store, asked)
+    assert challenger.prepared.manifest.digest == asked.prepared.manifest.digest
+    retrain.evaluate_challenger(store, challenger)
+    first = retrain.decide(store, challenger, asked)
+    assert first.decision == "first"
+    assert mlflow.MlflowClient().get_run(first.run_id).data.tags["dataset_digest"] == asked.prepared.manifest.digest
+    assert retrain.retrain(experiment).decision != "nothing new"  # the edited labels are another request
 
-    tracking.open_store(load(small_config))
+
+def test_a_request_that_was_saved_is_the_same_in_another_process(own_config: Path, own_photos: Path) -> None:
+    experiment = load(own_config, LENIENT)
+    asked = make_request(experiment)
+    asked.save()
+    (own_photos / "train.csv").write_text("image,labels\n00.png,red\n")
+    found = load_request(experiment)
+    assert found.key == asked.key
+    assert found.dataset == asked.dataset
+    assert found.prepared.manifest == asked.prepared.manifest
+
+
+def test_without_a_champion_there_is_nothing_to_roll_back(small_config: Path) -> None:
+    store = open_store(load(small_config).output_dir)
     with pytest.raises(CheckpointError, match="no champion is registered"):
-        registry.rollback("small")
+        registry.rollback(store, "small")
+
+
+def test_a_champion_that_was_deleted_is_no_traceback(small_config: Path) -> None:
+    experiment = load(small_config, [*LENIENT, "train.lr=1e-9"])
+    stages.run(experiment)
+    better = retrain.retrain(load(small_config, [*LENIENT, "train.epochs=3"]))
+    assert better.decision == "promoted"
+    store = open_store(experiment.output_dir)
+    mlflow.MlflowClient().delete_model_version("small", "1")
+    with pytest.raises(TrackingError, match="version 1, the champion before version 2, was deleted in MLflow"):
+        registry.rollback(store, "small")
+    assert registry.champion(store, "small") == "2"

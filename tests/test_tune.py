@@ -5,38 +5,28 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
-import yaml
-from pipelines.sweep import SweepConfig, load_sweep
-from pipelines.tune import tune
 
 from cprfl.errors import ConfigError, SweepError
 from cprfl.experiment import Experiment, load
-from pipelines import cluster, tracking
-from tests.test_cli import call
+from pipelines.sweeps import tune as tuning
+from pipelines.sweeps.config import SweepConfig, load_sweep
+from pipelines.sweeps.tune import tune
+from tests.helpers import SPACE, call, command, runs, steps, sweep_file
 
-SPACE = {"loss.gamma_neg": {"uniform": [1.0, 5.0]}, "train.lr": {"log": [1e-4, 1e-2]}}
 
-
-def runs(experiment: Experiment) -> tuple[Any, list[Any]]:
+def sweep_runs(experiment: Experiment) -> tuple[Any, list[Any]]:
     """The sweep's own run and its children."""
-    experiment_id = tracking.open_store(experiment)
-    found = mlflow.MlflowClient().search_runs([experiment_id])
+    found = runs(experiment)
     (parent,) = [run for run in found if "sweep" in run.data.tags and "trial" not in run.data.tags
                  and not run.data.metrics.get("test/mAP")]  # fmt: skip
     children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     return parent, sorted(children, key=lambda run: int(run.info.start_time))
-
-
-def sweep_file(path: Path, **values: object) -> Path:
-    path.write_text(yaml.safe_dump({"space": SPACE, "trials": 3, "grace_epochs": 1, "reduction_factor": 2} | values))
-    return path
 
 
 @pytest.mark.slow
@@ -48,13 +38,13 @@ def test_a_sweep_is_one_parent_with_a_child_per_trial(
     space = {**SPACE, "train.lr": {"choice": [0.003, 1e30]}}
     sweep = load_sweep(sweep_file(tmp_path / "s.yaml", space=space, trials=3), small_config, [])
     with monkeypatch.context() as patched:
-        patched.setattr("pipelines.tune.run_one", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("crash")))
+        patched.setattr(tuning, "run_prepared", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("crash")))
         with pytest.raises(RuntimeError, match="crash"):
             tune(experiment, sweep)
     result = tune(experiment, sweep, resume=True)  # the winner is trained, and no trial once more
     assert result.settings.keys() == space.keys()
     assert result.settings["train.lr"] == 0.003
-    parent, children = runs(experiment)
+    parent, children = sweep_runs(experiment)
     assert parent.info.status == "FINISHED"
     assert parent.data.metrics["best/val/mAP"] == pytest.approx(result.value)
     artifacts = {item.path for item in mlflow.MlflowClient().list_artifacts(parent.info.run_id)}
@@ -82,7 +72,7 @@ def test_a_population_exchanges_weights_and_settings(small_config: Path, tmp_pat
     experiment = load(small_config, ["train.epochs=3"])
     sweep = load_sweep(sweep_file(tmp_path / "s.yaml", **values), small_config, [])
     tune(experiment, sweep)
-    _, children = runs(experiment)
+    _, children = sweep_runs(experiment)
     client = mlflow.MlflowClient()
     assert [child.info.status for child in children] == ["FINISHED"] * 2
     changed = 0
@@ -91,31 +81,6 @@ def test_a_population_exchanges_weights_and_settings(small_config: Path, tmp_pat
         rates = {metric.value for metric in client.get_metric_history(child.info.run_id, "settings/train.lr")}
         changed += len(rates) > 1
     assert changed
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_cpus_of_a_killed_training_are_given_back() -> None:
-    import ray
-    from ray.util.placement_group import placement_group, placement_group_table
-
-    @ray.remote(num_cpus=0)
-    class Controller:
-        def take(self) -> str:
-            group = placement_group([{"CPU": 1}])
-            ray.get(group.ready())
-            return group.id.hex()
-
-    controller = Controller.remote()
-    taken = ray.get(controller.take.remote())
-    waiting = placement_group([{"memory": 1}])  # as Tune's own groups: empty, and not abandoned
-    ray.get(waiting.ready())
-    ray.kill(controller)
-    with cluster.abandoned_workers_freed(seconds=0.5):
-        deadline = time.monotonic() + 60
-        while placement_group_table()[taken]["state"] != "REMOVED":
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-    assert placement_group_table()[waiting.id.hex()]["state"] == "CREATED"
 
 
 def test_mistakes_are_found_before_anything_starts(small_config: Path, tmp_path: Path) -> None:
@@ -157,8 +122,7 @@ def test_a_killed_sweep_goes_on_without_repeating_trials(
     small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["tune", str(small_config), "--sweep", str(sweep_file(tmp_path / "s.yaml", scheduler="none", trials=2))]
-    command = [sys.executable, "-m", "pipelines.cli", *words]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command(*words), start_new_session=True, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     deadline = time.monotonic() + 200
     for line in process.stderr:
@@ -170,8 +134,7 @@ def test_a_killed_sweep_goes_on_without_repeating_trials(
     process.wait()
     status, _, err = call(monkeypatch, capsys, *words, "--resume")
     assert status == 0, err
-    parent, children = runs(load(small_config))
+    parent, children = sweep_runs(load(small_config))
     assert parent.info.status == "FINISHED"
     assert [child.info.status for child in children] == ["FINISHED"] * 2
-    first = mlflow.MlflowClient().get_metric_history(children[0].info.run_id, "val/mAP")
-    assert sorted({metric.step for metric in first}) == [1, 2, 3, 4]
+    assert steps(children[0].info.run_id, "val/mAP") == [1, 2, 3, 4]

@@ -32,8 +32,10 @@ def run_trials(
     check_shared(experiment.folder)
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are told by our callback
+    settled = experiment.resources.model_copy(update={"num_workers": 0 if here else experiment.resources.world_size})
     context = {
-        "experiment": experiment.model_dump(mode="json"),
+        # In a trial's process an address of Ray is set whether the user named one or not.
+        "experiment": experiment.model_copy(update={"resources": settled}).model_dump(mode="json"),
         "sweep": sweep.model_dump(mode="json"),
         "parts": [part.record for part in parts],
         "storage": str(folder / "trials"),
