@@ -133,7 +133,7 @@ def locked_requirements(lock: Path) -> list[str]:
         if found := re.match(r"([A-Za-z0-9._-]+)==\S+", line):
             pins[canonicalize_name(found[1])] = line.strip()
     wanted: set[str] = set()
-    waiting = [Requirement("cprfl")]
+    waiting = [Requirement("cprfl[pipelines]")]
     while waiting:
         requirement = waiting.pop()
         name = canonicalize_name(requirement.name)

@@ -7,15 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import cli
-
-
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    monkeypatch.setattr("sys.argv", ["cprfl", *words])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    captured = capsys.readouterr()
-    return int(ended.value.code or 0), captured.out, captured.err
+from tests.helpers import call
 
 
 @pytest.mark.parametrize(
@@ -40,7 +32,7 @@ def test_mistakes_end_with_status_2_and_no_traceback(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "outputs" / "mlflow").mkdir(parents=True)
+    (tmp_path / "outputs" / "mlflow").mkdir(parents=True, exist_ok=True)
     placed = {"CONFIG": str(small_config), "IMAGE": str(photos / "00.png")}
     status, _, err = call(monkeypatch, capsys, *[placed.get(word, word) for word in words])
     assert status == 2
@@ -48,7 +40,6 @@ def test_mistakes_end_with_status_2_and_no_traceback(
     assert "Traceback" not in err
 
 
-@pytest.mark.usefixtures("ray_session")
 def test_train_evaluate_and_predict_one_after_the_other(
     small_config: Path,
     photos: Path,
@@ -65,7 +56,7 @@ def test_train_evaluate_and_predict_one_after_the_other(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/another.db")
     status, _, err = call(monkeypatch, capsys, "evaluate", str(small_config))
     assert status == 2
-    assert "or one of another MLflow store" in err
+    assert "or one whose run is of another MLflow store" in err
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     checkpoint, image = str(tmp_path / "outputs" / "small" / "checkpoint"), str(photos / "00.png")
     status, out, _ = call(monkeypatch, capsys, "predict", checkpoint, image, "--json")

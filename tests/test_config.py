@@ -68,7 +68,7 @@ def test_all_mistakes_come_in_one_list(small_config: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.name=cprl", "model.name: no such choice 'cprl'; did you mean 'cprfl'? (choices: cprfl, linear_probe)"),
+        ("model.name=cprl", "model.name: no such choice 'cprl'; did you mean 'cprfl'? (choices: cprfl, linear_probe,"),
         ("protocol=publish", "protocol: got 'publish'; did you mean 'published'?; valid: honest, published"),
         ("encoder.modle=x", "encoder.modle: no such setting; did you mean 'model'?"),
         ("dataset.splits.tset=x", "dataset.splits.tset"),
@@ -76,6 +76,15 @@ def test_all_mistakes_come_in_one_list(small_config: Path) -> None:
         ("variants.x.model.dmi=3", "variants.x: 1 mistake\n  model.dmi: no such setting; did you mean 'dim'?"),
         ("name=a/b", "name: got 'a/b'"),
         ("train", "--set train: expected a.b=value"),
+        ("seed=-1", "seed: got -1; input should be greater than or equal to 0"),
+        ("train.finetune.augmentation.cutout=-3", "cutout: got -3; input should be greater than or equal to 0"),
+        ("train.schedule_epochs=3", "schedule_epochs 3 ends before epochs 4"),
+        ("output_dir=", "output_dir is empty"),
+        ("train.lr=[1", "--set train.lr=[1: not YAML"),
+        (
+            "model={name: ensemble, members: [{name: cprfl, dmi: 3}]}",
+            "model.members.[0].dmi: no such setting; did you mean 'dim'?",
+        ),
     ],
 )
 def test_a_mistake_says_where_and_what_would_be_right(small_config: Path, override: str, message: str) -> None:
@@ -96,3 +105,52 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("name: x\n")
     text = mistakes(tmp_path / "empty.yaml")
     assert "dataset: missing; give it in the file or with --set dataset=..." in text
+
+
+@pytest.mark.parametrize("text", ["2024_05_01", "runs #2", "007", "no", "1e3", "a=b", "null", "[x", "{}", "~"])
+def test_a_setting_that_is_text_takes_the_text(small_config: Path, tmp_path: Path, text: str) -> None:
+    assert load(small_config, [f"output_dir={tmp_path}/{text}"]).output_dir == f"{tmp_path}/{text}"
+    assert load(small_config, [f"dataset.image_column={text}"]).dataset.model_dump()["image_column"] == text
+    assert load(small_config, [f"dataset.splits.train={text}"]).dataset.model_dump()["splits"]["train"].endswith(text)
+    variant = load(small_config, [f"variants.x.dataset.labels_column={text}"]).variant("x")
+    assert variant.dataset.model_dump()["labels_column"] == text
+
+
+def test_text_in_a_file_is_taken_as_it_is_written(small_config: Path) -> None:
+    text = small_config.read_text().replace("name: small", "name: 007").replace("    name: csv", "    name: csv")
+    text = text.replace("dataset:\n", "dataset:\n  classes: [no, 007, yes]\n  labels_column: on\n")
+    text += "feature_dir: null\npromotion: {class_floors: {no: 3}}\nvariants: {1: {dataset: {image_column: 08}}}\n"
+    small_config.write_text(text.replace("feature_dir: /", "# "))
+    experiment = load(small_config)
+    dataset = experiment.dataset.model_dump()
+    assert experiment.name == "007"
+    assert dataset["classes"] == ["no", "007", "yes"]
+    assert dataset["labels_column"] == "on"
+    assert experiment.feature_dir is None
+    assert experiment.promotion.class_floors == {"no": 3.0}
+    assert experiment.variant("1").dataset.model_dump()["image_column"] == "08"
+    small_config.write_text(text + "seed: 1\nseed: 2\n")
+    with pytest.raises(ConfigError, match="given twice"):
+        load(small_config)
+
+
+def test_a_separator_may_be_any_character(small_config: Path) -> None:
+    assert load(small_config, ["dataset.separator=,"]).dataset.model_dump()["separator"] == ","
+    assert load(small_config, ["dataset.separator= "]).dataset.model_dump()["separator"] == " "
+
+
+def test_numbers_and_nothing_are_what_yaml_says(small_config: Path) -> None:
+    experiment = load(small_config, ["train.clip_norm=null", "train.lr=1e-3", "feature_dir=null"])
+    assert (experiment.train.clip_norm, experiment.train.lr, experiment.feature_dir) == (None, 0.001, None)
+
+
+def test_the_experiment_before_is_this_one_with_its_changes(small_config: Path) -> None:
+    change = "first={train: {backbone: adapter, distill: 0.5}, model: {name: linear_probe, standardize: false}}"
+    experiment = load(small_config, [change])
+    before = experiment.first_experiment
+    assert before is not None
+    assert (before.name, before.train.backbone, before.first) == ("small-first", "adapter", None)
+    assert before.dataset == experiment.dataset
+    assert experiment.tower_training == before.train
+    with pytest.raises(ConfigError, match="the tower moves in `first`"):
+        load(small_config, [change, "train.backbone=adapter", "model.standardize=false"])

@@ -18,8 +18,9 @@ import pytest
 
 from cprfl.errors import TrackingError
 from cprfl.experiment import load
-from pipelines import metrics_sink, tracking
-from pipelines import run as stages
+from pipelines.stages import run as stages
+from pipelines.tracking.runs import metrics_sink
+from pipelines.tracking.store import answers, open_store
 
 EPOCHS = 40
 
@@ -45,7 +46,7 @@ class Server:
             command, env=own, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 120
-        while not metrics_sink.answers(self.uri):
+        while not answers(self.uri):
             assert time.monotonic() < deadline
             time.sleep(0.1)
 
@@ -66,12 +67,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
 def test_metrics_are_kept_while_the_server_is_gone_and_sent_when_it_is_back(
     small_config: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = load(small_config, [f"train.epochs={EPOCHS}"])
-    experiment_id = tracking.open_store(experiment)
+    store = open_store(experiment.output_dir)
+    experiment_id = store.experiment_id(experiment.name)
 
     def epochs() -> list[int]:
         (run,) = mlflow.MlflowClient().search_runs([experiment_id])
@@ -102,7 +103,7 @@ def test_metrics_are_kept_while_the_server_is_gone_and_sent_when_it_is_back(
     assert not outbox.exists()
 
     # Gone and back within one training: the next step brings along what was kept.
-    sink = tracking.metrics_sink(experiment, run.info.run_id)
+    sink = metrics_sink(store, experiment, run.info.run_id)
     server.kill()
     sink.log({"train/other": 1.0}, 1)
     server.start()

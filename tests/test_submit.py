@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +18,8 @@ import pytest
 
 from cprfl.errors import ClusterError, ConfigError
 from pipelines import submit
-from tests.test_cli import call
+from pipelines.cluster import jobs
+from tests.helpers import call, free_ports, wait_for
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,14 +27,6 @@ ROOT = Path(__file__).parent.parent
 class Head(NamedTuple):
     url: str
     token: str
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +91,11 @@ def test_a_job_runs_is_followed_and_gives_its_status(
     assert "nowhere.csv: CSV file not found" in out
     assert head.token not in out + err
 
-    long = ["--set", "train.epochs=100000", "--no-wait"]
+    long = ["--set", "train.epochs=100000", "--set", "resources.num_workers=1", "--no-wait"]
     status, out, _ = call(monkeypatch, capfd, "submit", "train", str(small_config), *common, *long)
     assert status == 0
     job = out.strip().splitlines()[-1]
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "outputs" / "small" / "ray").glob("*/checkpoint_*")):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    wait_for(lambda: list((tmp_path / "outputs" / "small" / "training").glob("*/checkpoint_*")))
     assert "stopping" in call(monkeypatch, capfd, "jobs", "stop", job, "--address", authorised)[1]
     status, _, err = call(monkeypatch, capfd, "jobs", "follow", job, "--address", authorised)
     assert status == 1
@@ -120,15 +108,15 @@ def test_what_is_wrong_with_address_token_or_job_is_said(
 ) -> None:
     monkeypatch.setenv("RAY_AUTH_TOKEN", "another token")
     with pytest.raises(ClusterError, match=r"(?i)invalid authentication token") as caught:
-        submit.status(head.url, "some-job")
+        jobs.status(head.url, "some-job")
     assert "another token" not in str(caught.value)
     monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
     with pytest.raises(ClusterError, match="the cluster knows no such job"):
-        submit.follow(head.url, "some-job")
+        jobs.follow(head.url, "some-job")
     with pytest.raises(ClusterError, match="Failed to connect"):
-        submit.status("http://127.0.0.1:9", "some-job")
+        jobs.status("http://127.0.0.1:9", "some-job")
     with pytest.raises(ClusterError, match="expected the URL"):
-        submit.status("127.0.0.1:9", "some-job")
+        jobs.status("127.0.0.1:9", "some-job")
 
 
 def test_only_what_the_cluster_can_use_is_submitted(small_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +128,12 @@ def test_only_what_the_cluster_can_use_is_submitted(small_config: Path, monkeypa
         submit.submit(nobody, "run", Path("configs/own_csv.yaml"), ["output_dir=/shared/outputs", "data_root=data"])
     with pytest.raises(ConfigError, match="STAGE: got 'predict'"):
         submit.submit(nobody, "predict", small_config)
+    with pytest.raises(ConfigError, match="--sweep: train takes no sweep; tune and retrain do"):
+        submit.submit(nobody, "train", small_config, sweep=small_config)
+    with pytest.raises(ConfigError, match="--resume: retrain goes on by itself"):
+        submit.submit(nobody, "retrain", small_config, resume=True)
+    with pytest.raises(ConfigError, match="--sweep: tune needs the YAML file of a sweep"):
+        submit.submit(nobody, "tune", small_config)
     with pytest.raises(ConfigError, match="--env NOT_SET_HERE: not set"):
         submit.variables(["NOT_SET_HERE"])
     assert submit.variables(["A=b=c"]) == {"A": "b=c"}

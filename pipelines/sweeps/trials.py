@@ -55,11 +55,17 @@ def _train(
         trainer = torch_trainer(experiment, part, None, scaled, str(folder.parent), folder.name, callbacks)
         return fit_trainer(trainer, folder).metrics or {}
 
+    told: list[int] = []
+
     def tell(epoch: Epoch) -> None:
+        told.append(epoch.number)
         if report is not None:
             report({**epoch.metrics, "epoch": epoch.number})
 
-    return load_info(train_in(folder, experiment, part, tell)).metrics
+    last = load_info(train_in(folder, experiment, part, tell))
+    if report is not None and not told:  # it was killed before anybody heard of the last epoch
+        report({**last.metrics, "epoch": last.epoch})
+    return last.metrics
 
 
 def _train_on_folds(experiment: Experiment, parts: list[Prepared], sweep: SweepConfig, folder: Path) -> None:
@@ -75,6 +81,9 @@ def _train_on_folds(experiment: Experiment, parts: list[Prepared], sweep: SweepC
 def _train_with_exchange(experiment: Experiment, prepared: Prepared, turn: int, folder: Path) -> None:
     """Train in this process; after every turn Tune may put other weights and settings in our place."""
     earlier = ray.tune.get_checkpoint()
+    if earlier and (last := load_info(Path(earlier.path))).epoch == experiment.epochs:  # there is nothing left to train
+        ray.tune.report({**last.metrics, "epoch": last.epoch}, checkpoint=earlier)
+        return
 
     def tell(epoch: Epoch) -> None:
         metrics = {**epoch.metrics, "epoch": epoch.number}

@@ -20,32 +20,38 @@ import random
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pipelines.preprocess import Prepared, preprocess
 
-from cprfl.data.long_tail import class_counts
-from cprfl.data.manifest import Manifest
+from cprfl.data.long_tail import class_counts, hold_out
+from cprfl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from cprfl.data.stratify import stratify
-from cprfl.evaluation import evaluate
+from cprfl.evaluation.metrics import evaluate
 from cprfl.experiment import Experiment, load
-from cprfl.models.base import ModelInputs, feature_statistics
-from cprfl.training.loop import EpochEnd, Worker, fit, predict
+from cprfl.inference.predictor import load_method
+from cprfl.preparation import Prepared, prepare, read_prepared
+from cprfl.recipe import train_in
 from cprfl.training.sources import StoredFeatures
 
 TRIALS, FOLDS, SEEDS, VIEWS = 12, 5, 5, 6
 METRICS = ("mAP", "mAP_head", "mAP_medium", "mAP_tail")
-PUBLISHED = ["model.members=1", "model.linear_member=false", "text_encoder.center=false", "text_encoder.norm=null"]
+PUBLISHED = ["text_encoder.center=false", "text_encoder.norm=null"]
+# Two of width 256 and a linear one take half the multiplications of the published form's one of width 512.
+MEMBER = "{name: cprfl, standardize: true, dim: 256, num_heads: 4, head_dim: 64, mlp_dim: 256, dropout: DROPOUT}"
+LINEAR = "{name: linear_probe, gain: 4}"
+WIDE = "{name: cprfl, standardize: true, dim: 512, num_heads: 8, head_dim: 64, mlp_dim: 512, dropout: DROPOUT}"
 FIXED = {
-    "linear_probe": ["model.name=linear_probe", "model.standardize=true"],
-    # Two of width 256 and a linear one take half the multiplications of the published form's one of width 512.
-    "cprfl": ["model.dim=256", "model.num_heads=4", "model.mlp_dim=256", "model.members=2"],
-    "published": ["model.dim=512", "model.num_heads=8", "model.mlp_dim=512", *PUBLISHED],
+    "logistic_regression": ["model={name: logistic_regression}"],
+    "linear_probe": ["model={name: linear_probe}"],
+    "cprfl": [],
+    "published": PUBLISHED,
 }
 SPACES: dict[str, dict[str, list[Any]]] = {
+    "logistic_regression": {},  # it chooses its strength on folds by itself
     "linear_probe": {
         "train.lr": [5e-4, 1e-3, 2e-3, 4e-3],
         "train.epochs": [30, 60, 120],
@@ -56,8 +62,11 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "train.lr": [3e-4, 6e-4],
         "train.epochs": [20, 30],
         "train.weight_decay": [1e-2, 1e-1],
-        "model.dropout": [0.1, 0.3, 0.5],
-        "model.linear_member": [False, True],
+        "model": [
+            f"{{name: ensemble, members: [{MEMBER}, {MEMBER}{linear}]}}".replace("DROPOUT", str(dropout))
+            for dropout in (0.1, 0.3, 0.5)
+            for linear in ("", f", {LINEAR}")
+        ],
         "text_encoder.center": [False, True],
         "loss.gamma_neg": [2.0, 4.0, 6.0],
     },
@@ -65,36 +74,31 @@ SPACES: dict[str, dict[str, list[Any]]] = {
         "train.lr": [1e-4, 2e-4, 3e-4, 6e-4],
         "train.epochs": [10, 20, 30],
         "train.weight_decay": [1e-2, 1e-1],
-        "model.dropout": [0.1, 0.3, 0.5],
+        "model": [WIDE.replace("DROPOUT", str(dropout)) for dropout in (0.1, 0.3, 0.5)],
         "loss.gamma_neg": [2.0, 4.0, 6.0],
     },
 }
 
 
-def train_and_predict(experiment: Experiment, prepared: Prepared, folds: tuple[int, int] | None) -> np.ndarray:
+def train_and_predict(experiment: Experiment, record: dict[str, Any], folds: tuple[int, int] | None) -> np.ndarray:
     """Logits of the plain views of the test images, or of fold a of b of the training images (without it trained)."""
     torch.set_num_threads(1 if folds else os.cpu_count() or 1)
-    manifest, store = prepared.read_manifest(), prepared.open_features()
-    training, held = manifest.split("train"), manifest.split("test")
+    prepared = read_prepared(experiment, record)
+    text = experiment.text_encoder.embed(prepared.manifest.class_names, experiment.cache_dir)
+    prepared, held = replace(prepared, text=text), TEST
     if folds is not None:
-        part = fold_of_each(training, folds[1])
-        held, training = (
-            training.select(np.flatnonzero(mask).tolist()) for mask in (part == folds[0], part != folds[0])
-        )
-    source = StoredFeatures(training, store, 10**9)
-    text = experiment.text_encoder.embed(manifest.class_names, experiment.cache_dir).embeddings_CM
-    torch.manual_seed(experiment.seed)
-    statistics = feature_statistics(source.in_order(256))
-    inputs = ModelInputs(len(manifest.class_names), store.grid_shape[1], text, *statistics)
-    model = experiment.model.build(inputs)
-    last: list[EpochEnd] = []
-    worker = Worker(torch.device("cpu"))
-    loss = experiment.loss.build(class_counts(manifest), source.num_images)
-    fit(
-        model, loss, source, experiment.train, seed=experiment.seed, worker=worker, on_epoch_end=last.append
-    )  # fmt: skip
-    model.load_state_dict(last[-1].weights)
-    return predict(model, StoredFeatures(held, store).in_order(128), worker.device).numpy()
+        part = fold_of_each(prepared.manifest.split(TRAIN), folds[1])
+        prepared, held = replace(prepared, manifest=hold_out(prepared.manifest, part == folds[0])), VALIDATION
+    images = prepared.manifest.split(held)
+    assert prepared.store is not None
+    with tempfile.TemporaryDirectory() as folder:
+        method, _ = load_method(train_in(Path(folder), experiment, prepared))
+    row = {image_id: number for number, image_id in enumerate(images.image_ids)}
+    logits_NC = np.zeros((len(images), len(images.class_names)), np.float32)
+    with torch.inference_mode():
+        for inputs, _, ids in StoredFeatures(images, prepared.store).in_order(128):
+            logits_NC[[row[image_id] for image_id in ids]] = method(*(values.float() for values in inputs)).numpy()
+    return logits_NC
 
 
 def metrics_of(manifest: Manifest, logits_NC: np.ndarray, targets_NC: np.ndarray) -> dict[str, float]:
@@ -118,15 +122,15 @@ def trials(config: str, overrides: list[str], method: str) -> Iterator[tuple[dic
 
 def search(config: str, overrides: list[str], method: str, prepared: Prepared) -> list[str]:
     """The overrides of the trial with the highest mAP over all held-out training images."""
-    manifest = prepared.read_manifest()
-    training = manifest.split("train")
+    manifest = prepared.manifest
+    training = manifest.split(TRAIN)
     part = fold_of_each(training, FOLDS)
     targets_NC = training.targets()
     logits_NC = np.zeros(targets_NC.shape, np.float32)
     best: tuple[float, list[str]] = (-1.0, [])
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
         for number, (chosen, experiment) in enumerate(trials(config, overrides, method)):
-            jobs = [pool.submit(train_and_predict, experiment, prepared, (fold, FOLDS)) for fold in range(FOLDS)]
+            jobs = [pool.submit(train_and_predict, experiment, prepared.record, (fold, FOLDS)) for fold in range(FOLDS)]
             for fold, job in enumerate(jobs):
                 logits_NC[part == fold] = job.result()
             metrics = metrics_of(manifest, logits_NC, targets_NC)
@@ -138,12 +142,11 @@ def search(config: str, overrides: list[str], method: str, prepared: Prepared) -
 
 def final(name: str, config: str, overrides: list[str], prepared: Prepared) -> None:
     """Print mean and standard deviation of the test metrics over the seeds."""
-    manifest = prepared.read_manifest()
-    targets_NC = manifest.split("test").targets()
+    targets_NC = prepared.manifest.split(TEST).targets()
     results = []
     for seed in range(SEEDS):
-        logits_NC = train_and_predict(load(config, [*overrides, f"seed={seed}"]), prepared, None)
-        results.append(metrics_of(manifest, logits_NC, targets_NC))
+        logits_NC = train_and_predict(load(config, [*overrides, f"seed={seed}"]), prepared.record, None)
+        results.append(metrics_of(prepared.manifest, logits_NC, targets_NC))
     columns = [[result[metric] for result in results] for metric in METRICS]
     print(f"{name}: " + " / ".join(f"{np.mean(c):.1f} ± {np.std(c, ddof=1):.1f}" for c in columns), flush=True)
 
@@ -151,8 +154,10 @@ def final(name: str, config: str, overrides: list[str], prepared: Prepared) -> N
 def study_demo(common: list[str]) -> None:
     """The shipped settings on the embedded data, and what each part is worth."""
     config = "configs/demo.yaml"
-    prepared = preprocess(load(config, common))
-    ensemble = ["model.members=2", "model.linear_member=true"]
+    prepared = prepare(load(config, common))
+    cprfl = "{name: cprfl, standardize: true, dim: 128, num_heads: 4, head_dim: 32, mlp_dim: 256}"
+    ensemble = [f"model={{name: ensemble, members: [{cprfl}, {cprfl}, {LINEAR}]}}"]
+    fitted = [f"model={{name: ensemble, weights: fitted, members: [{cprfl}, {{name: logistic_regression}}]}}"]
     variants: dict[str, list[str]] = {
         "CPRFL, as published": [],
         "CPRFL, as published, twice the epochs": ["train.epochs=80"],  # as much training as of two members
@@ -162,6 +167,9 @@ def study_demo(common: list[str]) -> None:
             "text_encoder.center=true",
             "text_encoder.norm=10",
         ],
+        "CPRFL and a logistic regression, weights fitted on folds": fitted,
+        "logistic regression": ["model={name: logistic_regression}"],
+        "zero-shot": ["model={name: zero_shot}"],
         "CPRFL, random text": ["text_encoder.name=random", "text_encoder.dim=64"],
         "linear probe": ["model.name=linear_probe"],
     }
@@ -172,7 +180,7 @@ def study_demo(common: list[str]) -> None:
 def study_coco_mini(common: list[str], methods: list[str]) -> None:
     """A search for each method, and its winner on the test images."""
     config = "configs/coco_mini.yaml"
-    prepared = preprocess(load(config, [*common, f"encoder.views={VIEWS}"]))
+    prepared = prepare(load(config, [*common, f"encoder.views={VIEWS}"]))
     for method in methods:
         fixed = [*common, *FIXED[method]]
         chosen = search(config, fixed, method, prepared)

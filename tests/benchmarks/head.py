@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cprfl.models import CPRFL
+from cprfl.models import CPRFL, Facts
 from tests.plain_cprfl import plain_logits
 
 
@@ -29,9 +29,9 @@ class Shape(NamedTuple):
 
 
 SHAPES = [
-    Shape(8, 196, 80, 2048, 8, 512, 2048, 3.5),
-    Shape(8, 49, 80, 2048, 8, 512, 2048, 2.0),
-    Shape(32, 196, 20, 768, 8, 96, 768, 5.0),
+    Shape(8, 196, 80, 2048, 8, 512, 2048, 3.4),
+    Shape(8, 49, 80, 2048, 8, 512, 2048, 2.1),
+    Shape(32, 196, 20, 768, 8, 96, 768, 4.6),
     Shape(16, 144, 120, 640, 8, 80, 640, 1.5),
     Shape(32, 49, 80, 512, 8, 64, 512, 1.0),
     Shape(64, 169, 200, 512, 8, 64, 512, 1.0),
@@ -54,10 +54,10 @@ def benchmark(device: torch.device) -> str:
 
 def _row(shape: Shape, device: torch.device) -> str:
     torch.manual_seed(0)
-    model = CPRFL(
-        torch.randn(shape.classes, 512), shape.dim, dim=shape.dim, num_heads=shape.heads, head_dim=shape.head_dim,
-        mlp_dim=shape.mlp_dim, dropout=0.0,
-    ).to(device)  # fmt: skip
+    config = CPRFL.Config(
+        dim=shape.dim, num_heads=shape.heads, head_dim=shape.head_dim, mlp_dim=shape.mlp_dim, dropout=0.0
+    )
+    model = CPRFL(config, Facts.of_text(torch.randn(shape.classes, 512), shape.dim)).to(device)
     features = torch.randn(shape.batch, shape.cells, shape.dim, device=device)
 
     def step(logits: Callable[[], Tensor]) -> Callable[[], Tensor]:

@@ -5,6 +5,7 @@ python -m tests.benchmarks.store ../shared/data
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import statistics
@@ -17,27 +18,30 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from cprfl.data.shards import Features, write_shard
-from cprfl.data.store_filling import StoreInProgress, StoreKey
-from cprfl.encoders.image import ImageEncoder
 from torch.utils.data import DataLoader, Dataset
 
+from cprfl import preparation
 from cprfl.data.feature_store import FeatureStore
+from cprfl.data.feature_store.filling import StoreInProgress, StoreKey
+from cprfl.data.feature_store.shards import Features, write_shard
 from cprfl.data.images import open_image
 from cprfl.data.manifest import Manifest
+from cprfl.encoders.base import ImageEncoder
 from cprfl.experiment import Experiment, load
 from cprfl.losses import AsymmetricLoss
-from cprfl.models import LinearProbe
+from cprfl.models import Facts, LinearProbe
+from cprfl.preparation import Fill, ShardDone, fill_here
 from cprfl.training.config import TrainConfig
 from cprfl.training.loop import Worker, fit
+from cprfl.training.objective import Objective
 from cprfl.training.sources import StoredFeatures
-from pipelines import cluster, extraction
 
 GRID, ROUNDS = (49, 512), 5
 
@@ -122,8 +126,10 @@ def training(folder: Path, rows: int, memory_mb: int) -> None:
     manifest = manifest_of(store)
     source = StoredFeatures(manifest, store, memory_mb * 2**20)
     times = [time.perf_counter()]
-    fit(LinearProbe(GRID[1], 8), AsymmetricLoss(), source, TrainConfig(epochs=3, batch_size=32), seed=0,
-        worker=Worker(torch.device("cpu")), on_epoch_end=lambda _: times.append(time.perf_counter()))  # fmt: skip
+    config = TrainConfig(epochs=3, batch_size=32)
+    probe = LinearProbe.Config(standardize=False).build(Facts.of_text(torch.zeros(8, 1), GRID[1]))
+    fit(Objective(probe, AsymmetricLoss(), config), source, config, seed=0, worker=Worker(torch.device("cpu")),
+        on_epoch_end=lambda _: times.append(time.perf_counter()))  # fmt: skip
     status = Path("/proc/self/status").read_text()  # ru_maxrss would start from the parent's
     peak = int(status.split("VmHWM:")[1].split()[0]) / 1024
     print(1e3 * (times[-1] - times[1]) / 2 / rows, peak)
@@ -174,19 +180,16 @@ def bare_loop(uris: tuple[str, ...], encoder: ImageEncoder) -> float:
     return seen / (time.perf_counter() - start)
 
 
-def ours(experiment: Experiment, manifest: Manifest, report: Path) -> list[tuple[float, int]]:
+def ours(experiment: Experiment, manifest: Manifest, fill: Fill) -> list[tuple[float, int]]:
     """Seconds since the start of our extraction, and images done by then, at the end of each shard."""
     start, moments = time.perf_counter(), [(0.0, 0)]
-    run = extraction._run
 
-    def timed(*arguments: object) -> Iterator[dict[str, object]]:
-        for row in run(*arguments):  # type: ignore[arg-type]
-            moments.append((time.perf_counter() - start, moments[-1][1] + int(row["images"])))
-            yield row
+    def timed(*arguments: Any) -> Iterator[ShardDone]:
+        for done in fill(*arguments):
+            moments.append((time.perf_counter() - start, moments[-1][1] + done.images))
+            yield done
 
-    extraction._run = timed  # type: ignore[assignment]
-    extraction.extract(manifest, experiment, report=report)
-    extraction._run = run
+    preparation.prepare(experiment, manifest=manifest, fill=timed)
     return moments
 
 
@@ -212,48 +215,42 @@ def peak_memory() -> Iterator[list[float]]:
     thread.join()
 
 
-def extracting(folder: Path, data: Path) -> str:
-    """2,000 and 20,000 photographs: speed beside the bare loop in the same run, memory, and speed as rows go by."""
+def extracting(folder: Path, data: Path, few: int, many: int) -> str:
+    """Few and many photographs, in this process and on Ray: speed beside the bare loop in the same run, and memory."""
+    from pipelines.cluster.extraction import fill_on_ray
+
     photos = sorted((data / "coco_mini" / "images").rglob("*.jpg"))
     (folder / "photos").mkdir()
-    for number in range(20_000):
+    for number in range(many):
         target = folder / "photos" / f"{number:05d}.jpg"
-        if number < 2_000:
+        if number < few:
             shutil.copy(photos[number % len(photos)], target)
         else:
-            os.link(folder / "photos" / f"{number % 2_000:05d}.jpg", target)
+            os.link(folder / "photos" / f"{number % few:05d}.jpg", target)
     uris = tuple(map(str, sorted((folder / "photos").iterdir())))
-    whole = Manifest(("x",), tuple(uri[-9:] for uri in uris), uris, ("train",) * len(uris), ((0,),) * len(uris))
+    names = load("configs/coco_mini.yaml", [f"data_root={data.absolute()}"]).dataset.read().class_names
+    whole = Manifest(names, tuple(uri[-9:] for uri in uris), uris, ("train",) * len(uris), ((0,),) * len(uris))
     base = [f"data_root={data.absolute()}", f"output_dir={folder}", "encoder.views=1"]
     encoder = load("configs/coco_mini.yaml", base).encoder.build(folder)
-    bare = bare_loop(uris[:2_000], encoder)
-    ends: dict[int, list[tuple[float, int]]] = {}
-    peaks: dict[int, float] = {}
-    for rows in (2_000, 20_000):
-        experiment = load("configs/coco_mini.yaml", [*base, f"feature_dir={folder}/rows{rows}"])
-        with peak_memory() as peak:
-            ends[rows] = ours(experiment, whole.select(list(range(rows))), folder / "bad.csv")
-        peaks[rows] = peak[0]
-    bare = (bare + bare_loop(uris[:2_000], encoder)) / 2
-    small, large = (ends[rows][-1][0] for rows in (2_000, 20_000))
-    running = 18_000 / (large - small)
+    bare = [bare_loop(uris[:few], encoder)]
     lines = [
         "| photographs, SqueezeNet, 224 px, rows of [49, 512] | s | peak memory of all processes, MB |",
         "|---|---|---|",
-        *(
-            f"| extraction of {rows:,}, Ray's start included | {ends[rows][-1][0]:.0f} | {peaks[rows]:.0f} |"
-            for rows in ends
-        ),
-        "",
-        "| images/s | |",
-        "|---|---|",
-        f"| DataLoader with two processes and the model, 2,000, before and after | {bare:.1f} |",
-        f"| extraction, the 18,000 that the larger one has more | {running:.1f} ({running / bare:.2f}) |",
     ]
-    for low, high in ((2_000, 8_000), (8_000, 14_000), (14_000, 20_000)):
-        (start, first), *_, (end, last) = [moment for moment in ends[20_000] if low <= moment[1] <= high]
-        lines.append(f"| of the 20,000, from {first:,} to {last:,} | {(last - first) / (end - start):.1f} |")
-    return "\n".join(lines)
+    rates = ["| images/s | |", "|---|---|"]
+    for where, fill in (("in this process", fill_here), ("on Ray", fill_on_ray)):
+        seconds: dict[int, float] = {}
+        for rows in (few, many):
+            experiment = load("configs/coco_mini.yaml", [*base, f"feature_dir={folder}/{where}{rows}"])
+            with peak_memory() as peak:
+                seconds[rows] = ours(experiment, whole.select(list(range(rows))), fill)[-1][0]
+            lines.append(f"| {rows:,}, {where} | {seconds[rows]:.0f} | {peak[0]:.0f} |")
+        running = (many - few) / (seconds[many] - seconds[few])
+        bare.append(bare_loop(uris[:few], encoder))
+        ratio = running / statistics.mean(bare[-2:])
+        rates.append(f"| {where}, the {many - few:,} that the larger one has more | {running:.1f} ({ratio:.2f}) |")
+    rates.append(f"| DataLoader with two processes and the model, beside both | {statistics.mean(bare):.1f} |")
+    return "\n".join([*lines, "", *rates])
 
 
 def main() -> None:
@@ -261,11 +258,14 @@ def main() -> None:
     if sys.argv[1] == "--train":
         training(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
         return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--photographs", type=int, nargs=2, default=(2_000, 20_000), metavar=("FEW", "MANY"))
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         print(reading_and_writing(Path(folder)), "\n", flush=True)
         print(growing(Path(folder)), "\n", flush=True)
-        cluster.connect()
-        print(extracting(Path(folder), Path(sys.argv[1])), flush=True)
+        print(extracting(Path(folder), options.data, *options.photographs), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import io
 import json
 from typing import Any, Literal
 
+from pycocotools.coco import COCO
+
 from cprfl.config import Config
 from cprfl.data.readers.base import DatasetConfig, Row, SplitName, read_text
 from cprfl.data.storage import DataPath, join
@@ -66,8 +68,6 @@ class CocoDataset(DatasetConfig):
 
 def _index(path: str) -> Any:
     """A pycocotools index of the file, after checks that pycocotools does not make."""
-    from pycocotools.coco import COCO
-
     try:
         dataset = json.loads(read_text(path, "COCO annotations"))
     except json.JSONDecodeError as error:
