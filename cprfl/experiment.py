@@ -25,7 +25,7 @@ from cprfl.encoders.text import GloveText, NpzText, OpenClipText, RandomText
 from cprfl.errors import ConfigError
 from cprfl.evaluation.comparison import PromotionConfig
 from cprfl.losses import CONFIGS, AnyLoss
-from cprfl.models import CPRFL, Ensemble, LinearProbe, LogisticRegression, ZeroShot
+from cprfl.models import CPRFL, CoOp, Ensemble, LinearProbe, LogisticRegression, ZeroShot
 from cprfl.training.config import TrainConfig
 
 AnyDataset = Annotated[
@@ -34,7 +34,7 @@ AnyDataset = Annotated[
 AnyEncoder = Annotated[OpenClipEncoder.Config | CnnEncoder.Config, Field(discriminator="name")]
 AnyTextEncoder = Annotated[OpenClipText | GloveText | NpzText | RandomText, Field(discriminator="name")]
 AnyMethod = Annotated[
-    CPRFL.Config | LinearProbe.Config | LogisticRegression.Config | ZeroShot.Config | Ensemble.Config,
+    CPRFL.Config | CoOp.Config | LinearProbe.Config | LogisticRegression.Config | ZeroShot.Config | Ensemble.Config,
     Field(discriminator="name"),
 ]
 
@@ -123,6 +123,10 @@ class Experiment(Config):
             raise ValueError(f"name {self.name!r} is taken by a folder of the same name under output_dir")
         if self.train.select == "best" and self.protocol == "honest" and self.train.validation == 0:
             raise ValueError("train.select: best needs train.validation > 0 (a split of the training images)")
+        if self.model.needs_text_tower and self.text_encoder.name != "open_clip":
+            raise ValueError(
+                f"model.name={self.model.name} is trained through a text tower; set text_encoder.name: open_clip"
+            )
         if self.train.moves_tower:
             self._check_that_the_tower_can_move()
         return self

@@ -4,33 +4,26 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import Any
 
 from cprfl.data.feature_store import FeatureStore
-from cprfl.data.feature_store.filling import StoreInProgress, StoreKey
-from cprfl.data.feature_store.shards import shard_name, write_shard
+from cprfl.data.feature_store.filling import StoreKey
 from cprfl.data.files import fingerprint, write_json
-from cprfl.data.images import BadImage, image_stamps, report_bad_images
+from cprfl.data.images import image_stamps
 from cprfl.data.long_tail import hold_out
 from cprfl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
-from cprfl.data.storage import Folder
 from cprfl.data.stratify import stratify
 from cprfl.encoders.adapters import load_moved_state
 from cprfl.encoders.base import ImageEncoder
-from cprfl.encoders.rows import Decoded, check_images, decode, encode
+from cprfl.encoders.rows import check_images
 from cprfl.encoders.text import TextEmbeddings
 from cprfl.errors import CheckpointError, DatasetError
 from cprfl.experiment import Experiment
-from cprfl.progress import progress
+from cprfl.feature_cache import Fill, fill_here, find_or_encode
 from cprfl.training.checkpoint import load_info, load_tower
 
 PREPARED, CHECKPOINT = "prepared.json", "checkpoint"
@@ -74,26 +67,6 @@ class Prepared:
         return replace(self, text=text, record=self.record | {"text_embeddings": str(path)})
 
 
-class ShardJob(NamedTuple):
-    """A shard of a feature store that is to be made: its number and its images."""
-
-    number: int
-    image_ids: list[str]
-    uris: list[str]
-
-
-class ShardDone(NamedTuple):
-    """What came of a shard: its images, how many were encoded just now, and those that cannot be used."""
-
-    images: int
-    encoded: int
-    bad: list[BadImage]
-
-
-Fill = Callable[[Sequence[ShardJob], Experiment, ImageEncoder, Folder], Iterator[ShardDone]]
-"""Makes shards in a store's folder, here or elsewhere; gives them as they are done."""
-
-
 def prepare(
     experiment: Experiment,
     *,
@@ -131,7 +104,7 @@ def prepare(
             tuple(zip(manifest.image_ids, manifest.uris, stamps, strict=True)), encoder_fingerprint,
             experiment.encoder.views,
         )  # fmt: skip
-        store, metrics = _extract(manifest, experiment, encoder(), key, fill or fill_here, report)
+        store, metrics = find_or_encode(manifest, experiment, encoder(), key, fill or fill_here, report)
         bad, images = store.bad_images, store.description["key"]
     if bad:
         print(f"{len(bad)} images skipped: {report}", file=sys.stderr)
@@ -231,84 +204,3 @@ def _earlier_metrics(experiment: Experiment, store: FeatureStore) -> dict[str, f
     before = json.loads(record.read_text()) if record.exists() else {}
     nothing = {"extraction/images": 0.0, "extraction/bad_images": float(len(store.bad_images))}
     return dict(before["metrics"]) if before.get("features") == store.folder.uri else nothing
-
-
-def _extract(
-    manifest: Manifest, experiment: Experiment, encoder: ImageEncoder, key: StoreKey, fill: Fill, report: Path
-) -> tuple[FeatureStore, dict[str, float]]:
-    """Features of every image of ``manifest``: found again where they are, computed where they are missing.
-
-    Two calls for the same store, on one machine or on two, share the work.
-
-    Returns:
-        The finished store, and ``extraction/images`` that this call encoded, ``/images_per_second``, ``/bad_images``.
-
-    Raises:
-        BadImagesError: for ``dataset.on_bad_image: error``, once all images have been tried; ``report`` lists them.
-        NonFiniteError: where the encoder gives NaN or infinity for an image.
-        StorageError: where images or store cannot be reached.
-    """
-    description = encoder.config.model_dump(mode="json") | {"transform": encoder.transform_description}
-    target = StoreInProgress(experiment.feature_root, key, description)
-    started, encoded = time.monotonic(), 0
-    if target.finished:
-        store = FeatureStore.open(target.folder.uri)
-    else:
-        jobs = [
-            ShardJob(number, [manifest.image_ids[row] for row in rows], [manifest.uris[row] for row in rows])
-            for number in target.missing()
-            for rows in [key.shards()[number]]
-        ]
-        found: list[BadImage] = []
-        total = sum(len(job.image_ids) for job in jobs)
-        shards = fill(jobs, experiment, encoder, target.folder) if jobs else iter(())
-        for done in progress(shards, total, "encoding images", size=lambda shard: shard.images):
-            found += done.bad
-            encoded += done.encoded
-        if found and experiment.dataset.on_bad_image == "error":
-            raise report_bad_images(sorted(found, key=lambda bad: bad.image_id), len(manifest), report)
-        store = target.finish()
-    if store.bad_images:
-        error = report_bad_images(store.bad_images, len(manifest), report)
-        if experiment.dataset.on_bad_image == "error" or not store.num_images:
-            raise error
-    seconds = time.monotonic() - started
-    metrics = {"extraction/images": float(encoded), "extraction/bad_images": float(len(store.bad_images))}
-    if encoded:
-        metrics["extraction/images_per_second"] = encoded / seconds
-        print(f"encoded {encoded} images in {seconds:.0f} s, {encoded / seconds:.1f}/s", file=sys.stderr)
-    return store, metrics
-
-
-def fill_here(
-    jobs: Sequence[ShardJob], experiment: Experiment, encoder: ImageEncoder, folder: Folder
-) -> Iterator[ShardDone]:
-    """Make shards in this process: images are decoded in threads while those before are encoded."""
-    skip_bad = experiment.dataset.on_bad_image == "skip"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder.to(device)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        upcoming: list[tuple[ShardJob, Future[Decoded]]] = []
-        waiting = iter(jobs)
-
-        def decode_ahead() -> None:
-            for job in waiting:
-                arguments = (job.image_ids, job.uris, encoder.transform, encoder.config.views)
-                upcoming.append((job, pool.submit(decode, *arguments)))
-                if len(upcoming) > (os.cpu_count() or 1):
-                    return
-
-        decode_ahead()
-        while upcoming:
-            job, future = upcoming.pop(0)
-            decoded = future.result()
-            decode_ahead()
-            if folder.exists(shard_name(job.number)):  # another run made it meanwhile
-                yield ShardDone(len(job.image_ids), 0, [])
-            elif decoded.bad and not skip_bad:
-                yield ShardDone(len(job.image_ids), 0, decoded.bad)
-            else:
-                features = encode(decoded.image_ids, decoded.pixels_NK3HW, encoder)
-                write_shard(folder, job.number, features, decoded.bad)
-                yield ShardDone(len(job.image_ids), len(decoded.image_ids), decoded.bad)
-    encoder.to("cpu")

@@ -18,6 +18,7 @@ from cprfl.data.manifest import TRAIN, Manifest
 from cprfl.data.stratify import stratify
 from cprfl.encoders.adapters import moved_state
 from cprfl.encoders.base import Encoded
+from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.evaluation.metrics import evaluate
 from cprfl.experiment import Experiment
 from cprfl.models.base import Facts, Features, feature_statistics
@@ -154,7 +155,9 @@ def run_training(
     tower = copy.deepcopy(prepared.encoder()) if experiment.train.moves_tower else None
     teacher = prepared.encoder() if experiment.train.distill > 0 else None
     criterion = experiment.loss.build(class_counts(manifest), num_training_images(manifest))
-    objective = Objective(experiment.model.build(facts), criterion, experiment.train, tower, teacher)
+    text_tower = _text_tower(experiment)
+    text_source = f"text tower {text_tower.fingerprint()}" if text_tower else prepared.text.encoder
+    objective = Objective(experiment.model.build(facts, text_tower), criterion, experiment.train, tower, teacher)
     source = _source(experiment, prepared, training, objective, augmented=True)
     inherited = None
     if not experiment.train.moves_tower and experiment.tower_training is not None:
@@ -165,12 +168,12 @@ def run_training(
     def report(number: int, metrics: dict[str, float], weights: dict[str, Tensor], state: TrainingState | None) -> None:
         info = CheckpointInfo(
             experiment.model_dump(mode="json"), prepared.training_key(experiment), list(manifest.class_names),
-            prepared.encoder_fingerprint, prepared.text.encoder, number, metrics,
+            prepared.encoder_fingerprint, text_source, number, metrics,
             holds_tower=experiment.tower_training is not None,
         )  # fmt: skip
 
         def save(folder: Path) -> None:
-            save_checkpoint(folder, weights, facts, info, state, inherited)
+            save_checkpoint(folder, objective.prediction_state(weights), facts, info, state, inherited)
 
         on_epoch_end(Epoch(number, metrics, worker.rank, save))
 
@@ -193,6 +196,10 @@ def run_training(
         objective, source, experiment.train, seed=experiment.seed, worker=worker, on_epoch_end=end,
         validate=validate, resume=(load_info(resume).epoch, load_state(resume)) if resume else None,
     )  # fmt: skip
+
+
+def _text_tower(experiment: Experiment) -> TextTower | None:
+    return experiment.text_encoder.tower(experiment.cache_dir) if experiment.model.needs_text_tower else None
 
 
 def _facts(experiment: Experiment, prepared: Prepared, training: Manifest) -> Facts:
@@ -242,10 +249,8 @@ def _validation(
     size = _BATCH if prepared.store is not None else experiment.encoder.batch_size
 
     def validate(weights: dict[str, Tensor]) -> dict[str, float]:
-        trained = {name: value.clone() for name, value in objective.kept_state().items()}
-        objective.load_kept_state(weights)
-        logits_NC = score(objective, source, watched.image_ids, size, worker)
-        objective.load_kept_state(trained)
+        with objective.loaded(weights):
+            logits_NC = score(objective, source, watched.image_ids, size, worker)
         result = evaluate(logits_NC.numpy(), watched.targets(), manifest.class_names, counts, manifest.groups)
         return {f"{split}/{name}": value for name, value in result.metrics.items() if not name.startswith("AP/")}
 
@@ -281,7 +286,8 @@ def _held_out_logits(experiment: Experiment, prepared: Prepared, held_out: Manif
     torch.manual_seed(experiment.seed)
     training = prepared.manifest.split(TRAIN)
     criterion = experiment.loss.build(class_counts(training), num_training_images(training))
-    objective = Objective(experiment.model.build(_facts(experiment, prepared, training)), criterion, experiment.train)
+    method = experiment.model.build(_facts(experiment, prepared, training), _text_tower(experiment))
+    objective = Objective(method, criterion, experiment.train)
     source = _source(experiment, prepared, training, objective, augmented=True)
     objective.method.fit(_features(source))
     if experiment.model.by_gradients:
@@ -289,5 +295,6 @@ def _held_out_logits(experiment: Experiment, prepared: Prepared, held_out: Manif
         fit(objective, source, experiment.train, seed=experiment.seed, worker=worker,
             on_epoch_end=lambda end: ends.__setitem__(slice(None), [end]))  # fmt: skip
         objective.load_kept_state(ends[0].weights)
+        objective.method.bake()
     others = _source(experiment, prepared, held_out, objective, augmented=False)
     return score(objective, others, held_out.image_ids, _BATCH, worker, members=True)

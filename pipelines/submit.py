@@ -62,18 +62,7 @@ def submit(
         ConfigError: where the configuration is wrong, or names paths that can only be meant on this machine.
         ClusterError: where nobody answers, or the token is not accepted.
     """
-    for name, value, choices in (("STAGE", stage, STAGES), ("--packages", packages, PACKAGES)):
-        if value not in choices:
-            raise ConfigError(f"{name}: got {value!r}; valid: {', '.join(choices)}")
-    if sweep is not None and stage not in _SWEEPS:
-        raise ConfigError(f"--sweep: {stage} takes no sweep; {' and '.join(_SWEEPS)} do")
-    if sweep is None and stage == "tune":
-        raise ConfigError("--sweep: tune needs the YAML file of a sweep")
-    if resume and stage not in _RESUMES:
-        raise ConfigError(f"--resume: {stage} goes on by itself where it stopped; only tune takes it")
-    _check_paths(config, overrides, load(config, overrides))  # mistakes are better known here than there
-    if sweep is not None:
-        load_sweep(sweep, config, overrides)
+    _check(stage, config, overrides, sweep, resume, packages)  # mistakes are better known here than there
     command = ["python", "-m", "pipelines.cli", stage, _CONFIG]
     if sweep is not None:
         command += ["--sweep", _SWEEP]
@@ -145,6 +134,21 @@ def locked_requirements(lock: Path) -> list[str]:
                 wanted.add(canonicalize_name(needed.name))
                 waiting.append(needed)
     return sorted(pins[name] for name in wanted if name in pins)
+
+
+def _check(stage: str, config: Path, overrides: Sequence[str], sweep: Path | None, resume: bool, packages: str) -> None:
+    for name, value, choices in (("STAGE", stage, STAGES), ("--packages", packages, PACKAGES)):
+        if value not in choices:
+            raise ConfigError(f"{name}: got {value!r}; valid: {', '.join(choices)}")
+    if sweep is not None and stage not in _SWEEPS:
+        raise ConfigError(f"--sweep: {stage} takes no sweep; {' and '.join(_SWEEPS)} do")
+    if sweep is None and stage == "tune":
+        raise ConfigError("--sweep: tune needs the YAML file of a sweep")
+    if resume and stage not in _RESUMES:
+        raise ConfigError(f"--resume: {stage} goes on by itself where it stopped; only tune takes it")
+    _check_paths(config, overrides, load(config, overrides))
+    if sweep is not None:
+        load_sweep(sweep, config, overrides)
 
 
 def _check_paths(config: Path, overrides: Sequence[str], experiment: Experiment) -> None:

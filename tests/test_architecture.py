@@ -24,6 +24,7 @@ FLOORS = [
     {"cprfl.inference"},
     {"cprfl.recipe"},
     {"cprfl.preparation"},
+    {"cprfl.feature_cache"},
     {"cprfl.experiment"},
     {"cprfl.training"},
     {"cprfl.models", "cprfl.losses"},

@@ -68,7 +68,10 @@ def test_all_mistakes_come_in_one_list(small_config: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.name=cprl", "model.name: no such choice 'cprl'; did you mean 'cprfl'? (choices: cprfl, linear_probe,"),
+        (
+            "model.name=cprl",
+            "model.name: no such choice 'cprl'; did you mean 'cprfl'? (choices: cprfl, coop,",
+        ),
         ("protocol=publish", "protocol: got 'publish'; did you mean 'published'?; valid: honest, published"),
         ("encoder.modle=x", "encoder.modle: no such setting; did you mean 'model'?"),
         ("dataset.splits.tset=x", "dataset.splits.tset"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cprfl import preparation
+from cprfl import feature_cache
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.images import open_image
 from cprfl.errors import BadImagesError, WeightsError
@@ -59,7 +59,7 @@ def test_features_are_the_encoders_and_are_found_again(
     assert torch.allclose(rows["07.png"].global_BE.float(), expected.global_BE, atol=2e-3)
     views = [batch.views_B.tolist() for batch in store.iter_batches(4)]
     assert views[0] == [0, 1, 0, 1]
-    monkeypatch.setattr(preparation, "encode", lambda *_: pytest.fail("encoded again"))
+    monkeypatch.setattr(feature_cache, "encode", lambda *_: pytest.fail("encoded again"))
     again = preprocess(experiment)
     assert store_of(again).folder == store.folder
     assert again.metrics == done.metrics  # what it took when it was done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,13 @@ from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
 from torch import Tensor
 
 from cprfl.encoders.base import Encoded
-from cprfl.errors import ShapeError
+from cprfl.encoders.clip import create_clip
+from cprfl.encoders.clip.text_tower import TextTower
+from cprfl.errors import ShapeError, WeightsError
 from cprfl.evaluation.metrics import average_precision
 from cprfl.inference.predictor import load_method
 from cprfl.losses import AsymmetricLoss, DistributionBalancedLoss, WeightedFocalLoss
-from cprfl.models import CPRFL, Ensemble, Facts, LinearProbe, LogisticRegression, MethodConfig, ZeroShot
+from cprfl.models import CPRFL, CoOp, Ensemble, Facts, LinearProbe, LogisticRegression, MethodConfig, ZeroShot
 from cprfl.models.ensemble import fit_weights
 from cprfl.models.logistic_regression import pooled, solve
 from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
@@ -31,13 +34,15 @@ REGRESSION = LogisticRegression.Config(strengths=[0.1], num_folds=2)
 METHODS: dict[str, MethodConfig] = {
     "cprfl": SMALL,
     "cprfl, standardized": SMALL.model_copy(update={"standardize": True}),
+    "coop": CoOp.Config(),
+    "coop, a context for each class": CoOp.Config(class_specific=True, logits="clip"),
     "linear probe": LinearProbe.Config(),
     "logistic regression": REGRESSION,
     "zero shot": ZeroShot.Config(),
     "zero shot by softmax": ZeroShot.Config(scores="softmax"),
     "ensemble": Ensemble.Config(members=[SMALL, LinearProbe.Config(), REGRESSION], weights="fitted", num_folds=2),
 }  # fmt: skip
-CLASSES, DIM, SUMMARY = 5, 8, 6
+CLASSES, DIM, SUMMARY = 5, 8, 64
 
 
 def facts() -> Facts:
@@ -69,9 +74,15 @@ def config(request: pytest.FixtureRequest) -> MethodConfig:
     return METHODS[request.param]
 
 
+@functools.cache
+def text_tower() -> TextTower:
+    return TextTower(create_clip("cprfl-embedded", "random", None, Path()), "cprfl-embedded")
+
+
 def fitted(config: MethodConfig, images: Images) -> Objective:
     torch.manual_seed(0)
-    objective = Objective(config.build(facts()), AsymmetricLoss(), TrainConfig())
+    tower = text_tower() if config.needs_text_tower else None
+    objective = Objective(config.build(facts(), tower), AsymmetricLoss(), TrainConfig())
     if objective.method.folds:
         logits = torch.randn(len(METHODS["ensemble"].members), len(images.grid), CLASSES)  # type: ignore[attr-defined]
         objective.method.weigh_members(logits + images.targets, images.targets)
@@ -100,6 +111,7 @@ def test_gradients_reach_what_they_train_and_nothing_else_is_a_parameter(config:
     for gradient in torch.autograd.grad(sum(parts.values()), parameters):
         assert torch.isfinite(gradient).all()
         assert gradient.abs().max() > 0
+    assert all(parameter.grad is None for parameter in text_tower().parameters())
 
 
 def test_a_checkpoint_rebuilds_it_to_identical_scores(config: MethodConfig, tmp_path: Path) -> None:
@@ -107,10 +119,10 @@ def test_a_checkpoint_rebuilds_it_to_identical_scores(config: MethodConfig, tmp_
     objective = fitted(config, images)
     experiment = {
         "name": "x", "dataset": {"name": "synthetic"}, "encoder": {"name": "torchvision", "model": "resnet50"},
-        "text_encoder": {"name": "random"}, "model": config.model_dump(mode="json"),
+        "text_encoder": {"name": "open_clip", "model": "cprfl-embedded"}, "model": config.model_dump(mode="json"),
     }  # fmt: skip
     info = CheckpointInfo(experiment, "key", list(facts().class_names), "", "", 0, {}, holds_tower=False)
-    save_checkpoint(tmp_path, objective.kept_state(), facts(), info, None)
+    save_checkpoint(tmp_path, objective.prediction_state(objective.kept_state()), facts(), info, None)
     torch.manual_seed(99)
     method, _ = load_method(tmp_path)
     assert torch.equal(images.scores_of(method), images.scores_of(objective.method))
@@ -158,6 +170,29 @@ def test_zero_shot_is_the_cosine_and_its_softmax_ranks_otherwise() -> None:
     assert not torch.equal(softmax[:, 0].argsort(), cosine[:, 0].argsort())
     with pytest.raises(ShapeError, match="give encoder and text_encoder the same open_clip model"):
         ZeroShot.Config().build(facts_of(CLASSES, 4, DIM))
+
+
+def test_prompts_are_encoded_by_the_tower_as_its_own_words_would_be() -> None:
+    method = fitted(CoOp.Config(num_context=3), Images()).method
+    assert isinstance(method, CoOp)
+    texts = [f"a photo of {name}." for name in facts().class_names]
+    tower = text_tower()
+    tokens = tower.tokens(texts)
+    with torch.no_grad():
+        method.context_CMD.copy_(tower.embed(tokens)[:1, 1:4])
+        expected = F.normalize(tower.encode(tokens), dim=1)
+        assert torch.allclose(method.texts(), expected, atol=1e-6)
+        assert not torch.allclose(method.text_CE, expected, atol=1e-3)
+        method.bake()
+        assert torch.allclose(method.text_CE, expected, atol=1e-6)
+    assert not [name for name in method.state_dict() if "tower" in name]
+
+
+def test_a_name_that_does_not_fit_and_another_space_are_named() -> None:
+    with pytest.raises(WeightsError, match=r"class 'class 0' with 20 tokens of context is longer than .* 16"):
+        CoOp.Config(num_context=20).build(facts(), text_tower())
+    with pytest.raises(ShapeError, match="give encoder and text_encoder the same open_clip model"):
+        CoOp.Config().build(replace(facts(), global_dim=SUMMARY + 1), text_tower())
 
 
 def test_members_have_a_loss_each_and_their_logits_are_averaged() -> None:

@@ -160,7 +160,7 @@ def test_what_follows_from_the_data_is_said_before_anything_is_encoded(
         own_config.write_text(own_config.read_text().replace("    test: test.csv\n", ""))
         overrides = overrides[1:]
     (own_photos / "nothing.csv").write_text("image,labels\n20.png,\n21.png,\n")
-    monkeypatch.setattr(preparation, "_extract", lambda *_: pytest.fail("encoded first"))
+    monkeypatch.setattr(preparation, "find_or_encode", lambda *_: pytest.fail("encoded first"))
     with pytest.raises(DatasetError, match=message):
         stages.run(load(own_config, overrides))
 

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import BaseModel
 
-from cprfl.data import storage
+from cprfl.data import filesystems
 from cprfl.data.files import write_aside
+from cprfl.data.filesystems import filesystem
 from cprfl.data.images import open_image
 from cprfl.data.manifest import Manifest
 from cprfl.data.readers.coco import CocoDataset
 from cprfl.data.readers.csv_table import CsvDataset
 from cprfl.data.readers.list_files import ListFilesDataset
 from cprfl.data.readers.voc import VocDataset
-from cprfl.data.storage import DataPath, Folder, filesystem, join, local_copy, parent, read_bytes, stamps
+from cprfl.data.storage import DataPath, Folder, join, local_copy, parent, read_bytes, stamps
 from cprfl.encoders.cnn import CnnEncoder
 from cprfl.encoders.text import GloveText, NpzText
 from cprfl.errors import StorageError
@@ -85,8 +86,8 @@ def test_files_are_read_the_same_way_everywhere(root: str) -> None:
 def put(root: str, name: str, content: bytes | str) -> str:
     """Write a file below the root, in a folder of its own if need be."""
     folder, _, file = join(root, name).rpartition("/")
-    if not storage.is_remote(folder):
-        storage.local_path(folder).mkdir(parents=True, exist_ok=True)
+    if not filesystems.is_remote(folder):
+        filesystems.local_path(folder).mkdir(parents=True, exist_ok=True)
     Folder(folder).write(file, content.encode() if isinstance(content, str) else content)
     return join(root, name)
 

@@ -60,7 +60,7 @@ def head() -> Iterator[Head]:
         yield Head(url, token)
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(5)
+            process.wait(1)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
 

@@ -17,10 +17,16 @@ from typing import Any
 import psutil
 import pytest
 import ray
+import torch
+import torch.distributed as dist
 from ray.cluster_utils import Cluster
 
 from cprfl.data.feature_store import FeatureStore
-from cprfl.experiment import load
+from cprfl.experiment import Experiment, load
+from cprfl.preparation import read_prepared
+from cprfl.recipe import Epoch, run_training
+from cprfl.training.loop import Worker
+from pipelines.stages.preprocess import preprocess
 from tests.helpers import command, free_ports, runs, steps, wait_for
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -72,6 +78,27 @@ def ended(process: subprocess.Popen[str]) -> str:
     return err
 
 
+def train_part(rank: int, settings: dict[str, Any], record: dict[str, Any], folder: Path) -> None:
+    """One of two plain processes that train together, without Ray; the first writes the last epoch's metrics."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    experiment = Experiment.model_validate(settings)
+
+    def tell(epoch: Epoch) -> None:
+        if epoch.number == EPOCHS and epoch.rank == 0:
+            (folder / "metrics.json").write_text(json.dumps(epoch.metrics))
+
+    run_training(experiment, read_prepared(experiment, record), Worker(torch.device("cpu"), rank, 2), tell)
+    dist.destroy_process_group()
+
+
+def undisturbed_metrics(experiment: Experiment, folder: Path) -> dict[str, float]:
+    """What two workers reach that nothing happens to."""
+    prepared = preprocess(experiment)
+    torch.multiprocessing.spawn(train_part, (experiment.model_dump(mode="json"), prepared.record, folder), nprocs=2)
+    return dict(json.loads((folder / "metrics.json").read_text()))
+
+
 def metrics(output: Path) -> dict[str, float]:
     return json.loads((output / "small" / "checkpoint" / "checkpoint.json").read_text())["metrics"]
 
@@ -104,15 +131,11 @@ def wait_for_checkpoint(output: Path, process: subprocess.Popen[str], later_than
 def test_a_lost_worker_and_a_lost_node_change_no_metric(
     cluster: Cluster, second: Any, small_config: Path, tmp_path: Path
 ) -> None:
-    undisturbed = tmp_path / "undisturbed"
-    process = start(cluster, "train", small_config, *TRAINING, f"output_dir={undisturbed}")
-    wait_for_checkpoint(undisturbed, process)
-    assert [len(on_node) for on_node in workers_by_node(cluster).values()] == [1, 1]
-    ended(process)
-
+    undisturbed = undisturbed_metrics(load(small_config, TRAINING), tmp_path)
     disturbed = tmp_path / "disturbed"
     process = start(cluster, "train", small_config, *TRAINING, f"output_dir={disturbed}")
     wait_for_checkpoint(disturbed, process)
+    assert [len(on_node) for on_node in workers_by_node(cluster).values()] == [1, 1]
     [victim] = next(iter(workers_by_node(cluster).values()))
     victim.send_signal(signal.SIGKILL)
     victim.wait(10)
@@ -121,7 +144,7 @@ def test_a_lost_worker_and_a_lost_node_change_no_metric(
     cluster.remove_node(second, allow_graceful=True)
     cluster.add_node(**NODE)
     ended(process)
-    assert metrics(disturbed) == metrics(undisturbed)
+    assert metrics(disturbed) == undisturbed
     (run,) = runs(load(small_config, [f"output_dir={disturbed}"]))
     assert run.info.status == "FINISHED"
     assert set(steps(run.info.run_id)) == set(range(1, EPOCHS + 1))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from cprfl.data import storage, synthetic
+from cprfl.data import filesystems, storage, synthetic
 from cprfl.data.files import write_aside
 from cprfl.errors import BadImagesError, StorageError, UnreadableImageError
 
@@ -37,7 +37,7 @@ def open_image(uri: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            source = io.BytesIO(storage.read_bytes(uri)) if storage.is_remote(uri) else storage.local_path(uri)
+            source = io.BytesIO(storage.read_bytes(uri)) if filesystems.is_remote(uri) else filesystems.local_path(uri)
             with Image.open(source) as image:
                 return to_rgb(image)
     except FileNotFoundError:

@@ -1,35 +1,25 @@
-"""Files by local path or by URI: ``file://``, ``s3://``, and whatever else pyarrow or fsspec knows.
+"""Files by local path or by URI.
 
-`join` puts a name behind a folder, `read_bytes` and `local_copy` read a file: nothing else here or elsewhere looks at
-how a path is written. Credentials, region and endpoint of S3 come from the environment as boto3 finds them, in
-whichever process opens the file; they are in no URI, argument or message.
+`join` puts a name behind a folder, `read_bytes` and `local_copy` read a file: nothing else looks at how a path is
+written.
 """
 
 from __future__ import annotations
 
-import os
-import re
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
-import boto3
-import fsspec
 import numpy as np
 import pyarrow as pa
-from botocore.exceptions import BotoCoreError
 from pyarrow import fs
 from pydantic import AfterValidator, ValidationInfo
 
 from cprfl.data.files import write_aside
-from cprfl.errors import StorageError
-
-_FILESYSTEM_SECONDS = 600  # boto3 renews credentials that expire within 15 minutes
-_USER_AT_HOST = ("abfs", "abfss", "wasb", "wasbs")  # Azure writes container@account
+from cprfl.data.filesystems import filesystem, is_remote, local_path, named
 
 
 def join(folder: str, path: str) -> str:
@@ -53,16 +43,6 @@ def _resolve(path: str, info: ValidationInfo) -> str:
 
 DataPath = Annotated[str, AfterValidator(_resolve)]
 """A path or URI in a dataset or encoder section: relative to the experiment's ``data_root``."""
-
-
-def is_remote(uri: str) -> bool:
-    """Whether ``uri`` names something else than a local path."""
-    return "://" in uri and not uri.startswith("file://")
-
-
-def local_path(uri: str) -> Path:
-    """The path of a local URI."""
-    return Path(uri.removeprefix("file://"))
 
 
 @dataclass(frozen=True)
@@ -93,7 +73,7 @@ class Folder:
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
         filesystem, path = self._filesystem
-        with _named(f"{self.uri}/{name}"):
+        with named(f"{self.uri}/{name}"):
             return bool(filesystem.get_file_info(f"{path}/{name}").type == fs.FileType.File)
 
     def read(self, name: str) -> bytes:
@@ -110,7 +90,7 @@ class Folder:
     def read_array(self, name: str) -> np.ndarray:
         """A file's bytes, uint8 [size], in memory that may be written to and that Arrow's pool uses again."""
         filesystem, path = self._filesystem
-        with _named(f"{self.uri}/{name}"), filesystem.open_input_file(f"{path}/{name}") as file:
+        with named(f"{self.uri}/{name}"), filesystem.open_input_file(f"{path}/{name}") as file:
             return np.frombuffer(file.read_buffer(), np.uint8)
 
     @contextmanager
@@ -124,7 +104,7 @@ class Folder:
         # Closing a remote stream keeps what it has got, after an error too: so it is opened when all is at hand.
         content = pa.BufferOutputStream()
         yield content
-        with _named(f"{self.uri}/{name}"), filesystem.open_output_stream(f"{path}/{name}") as file:
+        with named(f"{self.uri}/{name}"), filesystem.open_output_stream(f"{path}/{name}") as file:
             file.write(content.getvalue())
 
     def write(self, name: str, content: bytes) -> None:
@@ -135,76 +115,20 @@ class Folder:
     def remove(self, name: str) -> None:
         """Remove a file."""
         filesystem, path = self._filesystem
-        with _named(f"{self.uri}/{name}"):
+        with named(f"{self.uri}/{name}"):
             filesystem.delete_file(f"{path}/{name}")
 
     def remove_all(self) -> None:
         """Remove the folder with all that is in it."""
         filesystem, path = self._filesystem
-        with _named(self.uri):
+        with named(self.uri):
             filesystem.delete_dir(path)
 
     def _list(self) -> list[fs.FileInfo]:
         filesystem, path = self._filesystem
-        with _named(self.uri):
+        with named(self.uri):
             found: list[fs.FileInfo] = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
             return found
-
-
-def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of ``uri`` and the path in it.
-
-    Raises:
-        StorageError: for an unknown scheme, or credentials in the URI.
-    """
-    if not is_remote(uri):
-        return fs.LocalFileSystem(), str(local_path(uri))
-    scheme, _, rest = uri.partition("://")
-    authority, _, path = rest.partition("/")
-    if "@" in authority and (scheme not in _USER_AT_HOST or ":" in authority.partition("@")[0]):
-        raise StorageError(
-            f"{scheme}://...@{rest.partition('@')[2]}: no credentials in a URI, it is logged; put them into the "
-            "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) or a profile (AWS_PROFILE)"
-        )
-    opened, base = _opened(scheme, authority)
-    return opened, f"{base}/{path}".strip("/") if path else base
-
-
-_made: dict[tuple[str, tuple[tuple[str, str], ...]], tuple[float, fs.FileSystem, str]] = {}
-
-
-def _opened(scheme: str, authority: str) -> tuple[fs.FileSystem, str]:
-    """The filesystem of a bucket and the bucket's path in it.
-
-    Made once, for images are opened one by one, and anew where it is old: credentials of roles expire.
-    """
-    root = f"{scheme}://{authority}"
-    environment = tuple(sorted(item for item in os.environ.items() if item[0].startswith("AWS_")))
-    since, opened, base = _made.get((root, environment), (0.0, None, ""))
-    if opened is None or time.monotonic() - since > _FILESYSTEM_SECONDS:
-        with _named(root):
-            opened, base = _new_filesystem(scheme, authority)
-        base = base.rstrip("/")
-        _made[root, environment] = time.monotonic(), opened, base
-    return opened, base
-
-
-def _new_filesystem(scheme: str, authority: str) -> tuple[fs.FileSystem, str]:
-    if scheme == "s3":
-        return _new_s3(), authority
-    try:
-        opened: tuple[fs.FileSystem, str] = fs.FileSystem.from_uri(f"{scheme}://{authority}")
-        return opened
-    except pa.ArrowInvalid:  # a scheme that Arrow does not know
-        pass
-    try:
-        found = fsspec.filesystem(scheme)
-    except ImportError as error:
-        raise StorageError(f"{scheme}://{authority}: {error}") from None
-    except ValueError:
-        raise StorageError(f"{scheme}://{authority}: no such kind of storage as {scheme!r}") from None
-    base = f"{scheme}://{authority}" if scheme in ("http", "https") else authority
-    return fs.PyFileSystem(fs.FSSpecHandler(found)), base
 
 
 def read_bytes(uri: str) -> bytes:
@@ -217,7 +141,7 @@ def read_bytes(uri: str) -> bytes:
     if not is_remote(uri):
         return local_path(uri).read_bytes()
     opened, path = filesystem(uri)
-    with _named(uri), opened.open_input_file(path) as file:
+    with named(uri), opened.open_input_file(path) as file:
         content: bytes = file.read()
         return content
 
@@ -257,48 +181,9 @@ def stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
     for root, rows in remote.items():
         found, base = filesystem(root)
         paths = [f"{base}{uris[row].removeprefix(root)}" for row in rows]
-        with _named(root):
+        with named(root):
             infos = found.get_file_info(paths)
         for row, info in zip(rows, infos, strict=True):
             if info.type == fs.FileType.File:
                 result[row] = (info.size or 0, info.mtime_ns or 0)
     return result
-
-
-def _new_s3() -> fs.S3FileSystem:
-    try:
-        client = boto3.Session().client("s3")
-        credentials = boto3.Session().get_credentials()
-    except BotoCoreError as error:
-        raise StorageError(f"s3: {error}; check AWS_PROFILE and the other AWS_ variables") from None
-    if credentials is None:
-        raise StorageError(
-            "s3: no credentials in the environment; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        )
-    frozen = credentials.get_frozen_credentials()
-    endpoint: str = client.meta.endpoint_url
-    own = None if re.fullmatch(r"https://s3(\.[a-z0-9-]+)?\.amazonaws\.com", endpoint) else endpoint
-    return fs.S3FileSystem(
-        access_key=frozen.access_key,
-        secret_key=frozen.secret_key,
-        session_token=frozen.token,
-        region=client.meta.region_name if client.meta.region_name != "aws-global" else "us-east-1",
-        endpoint_override=own,
-        connect_timeout=10,
-    )
-
-
-@contextmanager
-def _named(uri: str) -> Iterator[None]:
-    """Turn what the filesystem raises into one line that names the URI; a missing file stays what it is."""
-    try:
-        yield
-    except (FileNotFoundError, StorageError):
-        raise
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StorageError(
-            f"{uri}: {str(error).splitlines()[0]}; check the bucket, the credentials in the environment and "
-            "AWS_ENDPOINT_URL"
-            if uri.startswith("s3://")
-            else f"{uri}: {str(error).splitlines()[0]}"
-        ) from None

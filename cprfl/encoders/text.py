@@ -24,7 +24,8 @@ from cprfl.data.storage import DataPath, local_copy
 from cprfl.encoders.clip.embedded import embedded_fingerprint
 from cprfl.encoders.clip.factory import create_clip
 from cprfl.encoders.clip.library import open_clip_module
-from cprfl.errors import ClassNamesError, TextEmbeddingsError
+from cprfl.encoders.clip.text_tower import TextTower
+from cprfl.errors import ClassNamesError, TextEmbeddingsError, WeightsError
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,14 @@ class TextEncoderConfig(Config):
     @abstractmethod
     def encode(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
         """The embeddings before centring and rescaling."""
+
+    def tower(self, cache_dir: Path) -> TextTower:
+        """The frozen text tower, for methods that are trained through one.
+
+        Raises:
+            WeightsError: where there is none, or its weights cannot be had.
+        """
+        raise WeightsError(f"{type(self).__name__}: has no text tower; set text_encoder.name: open_clip")
 
     def source(self) -> str:
         """What the embeddings are made from, beside the settings: digest of a file, or of what is trained here."""
@@ -124,6 +133,10 @@ class OpenClipText(TextEncoderConfig):
     pretrained: str = "openai"
     weights: DataPath | None = None
     templates: list[str] = Field(default=["a photo of a {}."], min_length=1)
+
+    def tower(self, cache_dir: Path) -> TextTower:
+        """See `TextEncoderConfig.tower`."""
+        return TextTower(create_clip(self.model, self.pretrained, self.weights, cache_dir), self.model)
 
     def source(self) -> str:
         """See `TextEncoderConfig.source`."""

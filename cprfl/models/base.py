@@ -2,7 +2,8 @@
 
 1. What it sees of an image: `Method.forward` gets the encoder's cells and its summary, cached or computed just now.
 2. Which facts it needs: `Facts`, from which, with its settings, it is built; they are saved with every checkpoint.
-3. Whether it needs the text tower: none here does; class names come as embeddings, which are facts.
+3. Whether it needs the text tower: then it is built with it, and what its prompts become is baked (`Method.bake`), so
+   that a trained model predicts without. The tower is frozen and in no checkpoint.
 4. How it is fitted: in closed form (`Method.fit`), by gradients (`Method.losses`), by both, or not at all.
 5. How it scores: `Method.forward` in evaluation mode, in evaluation, prediction and serving alike.
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from cprfl.config import Config
 from cprfl.encoders.base import Encoded
+from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.errors import ShapeError
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -115,6 +117,14 @@ class Method(nn.Module, ABC):
     def weigh_members(self, logits_MNC: Tensor, targets_NC: Tensor) -> None:
         """Learn from out-of-fold logits of the members on all training images."""
 
+    @property
+    def learned_through_text(self) -> list[str]:
+        """Names of the parameters that only the text tower can make use of: `bake` takes their place."""
+        return []
+
+    def bake(self) -> None:
+        """Write into buffers what the text tower makes of the prompts, so that scoring needs it no more."""
+
     def fit(self, features: Features) -> None:
         """Fit what is fitted in closed form to the training images."""
 
@@ -145,9 +155,14 @@ class MethodConfig(Config):
         """Whether it asks for the mean and deviation of the training cells; those of a moving tower are not known."""
         return False
 
+    @property
+    def needs_text_tower(self) -> bool:
+        """Whether it is trained through CLIP's text tower."""
+        return False
+
     @abstractmethod
-    def build(self, facts: Facts) -> Method:
-        """The method, freshly initialised from torch's random state."""
+    def build(self, facts: Facts, text_tower: TextTower | None = None) -> Method:
+        """The method, freshly initialised from torch's random state; with a text tower if it is to learn through it."""
 
 
 class StandardizingConfig(MethodConfig):

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
+from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.errors import CheckpointError, ShapeError
 from cprfl.models.base import Facts, Method, StandardizingConfig, check_features
 from cprfl.models.interaction import Interaction
@@ -66,7 +67,7 @@ class CPRFL(Method):
         residual: bool = False
         stop_gradient: Literal["none", "classifier", "interaction"] = "none"
 
-        def build(self, facts: Facts) -> CPRFL:
+        def build(self, facts: Facts, text_tower: TextTower | None = None) -> CPRFL:
             """The model of these class names and features."""
             return CPRFL(self, facts)
 

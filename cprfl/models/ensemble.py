@@ -10,15 +10,18 @@ from pydantic import Field
 from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
 from torch import Tensor, nn
 
+from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.evaluation.metrics import average_precision
 from cprfl.models.base import Criterion, Facts, Features, Method, MethodConfig
+from cprfl.models.coop import CoOp
 from cprfl.models.cprfl import CPRFL
 from cprfl.models.linear_probe import LinearProbe
 from cprfl.models.logistic_regression import LogisticRegression
 from cprfl.models.zero_shot import ZeroShot
 
 AnyMember = Annotated[
-    CPRFL.Config | LinearProbe.Config | LogisticRegression.Config | ZeroShot.Config, Field(discriminator="name")
+    CPRFL.Config | CoOp.Config | LinearProbe.Config | LogisticRegression.Config | ZeroShot.Config,
+    Field(discriminator="name"),
 ]
 _ROUNDS = 20  # of choosing a member: weights are multiples of 1 / 20
 
@@ -60,15 +63,20 @@ class Ensemble(Method):
             """See `MethodConfig.needs_statistics`."""
             return any(member.needs_statistics for member in self.members)
 
-        def build(self, facts: Facts) -> Ensemble:
-            """The ensemble with all of its members."""
-            return Ensemble(self, facts)
+        @property
+        def needs_text_tower(self) -> bool:
+            """See `MethodConfig.needs_text_tower`."""
+            return any(member.needs_text_tower for member in self.members)
 
-    def __init__(self, config: Config, facts: Facts) -> None:
+        def build(self, facts: Facts, text_tower: TextTower | None = None) -> Ensemble:
+            """The ensemble with all of its members."""
+            return Ensemble(self, facts, text_tower)
+
+    def __init__(self, config: Config, facts: Facts, text_tower: TextTower | None = None) -> None:
         super().__init__()
         self.folds = config.num_folds if config.weights == "fitted" else 0
         self.trained = [number for number, member in enumerate(config.members) if member.by_gradients]
-        self.members = nn.ModuleList(member.build(facts) for member in config.members)
+        self.members = nn.ModuleList(member.build(facts, text_tower) for member in config.members)
         self.register_buffer("weight_M", torch.full((len(config.members),), 1 / len(config.members)))
         self.register_buffer("offset", torch.zeros(()))
 
@@ -85,6 +93,18 @@ class Ensemble(Method):
         weights, offset = fit_weights(logits_MNC.double().numpy(), targets_NC.numpy() > 0)
         self.weight_M.copy_(torch.from_numpy(weights))
         self.offset.fill_(offset)
+
+    @property
+    def learned_through_text(self) -> list[str]:
+        """See `Method.learned_through_text`."""
+        return [
+            f"members.{n}.{name}" for n, member in enumerate(self._methods()) for name in member.learned_through_text
+        ]
+
+    def bake(self) -> None:
+        """See `Method.bake`."""
+        for member in self._methods():
+            member.bake()
 
     def fit(self, features: Features) -> None:
         """See `Method.fit`."""

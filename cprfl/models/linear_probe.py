@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
+from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.models.base import Facts, Method, StandardizingConfig, check_features
 
 
@@ -23,7 +24,7 @@ class LinearProbe(Method):
         standardize: bool = True
         gain: PositiveFloat = 1.0
 
-        def build(self, facts: Facts) -> LinearProbe:
+        def build(self, facts: Facts, text_tower: TextTower | None = None) -> LinearProbe:
             """The probe; text embeddings play no part in it."""
             return LinearProbe(self, facts)
 

@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
 from torch import Tensor
 
 from cprfl.data.stratify import stratify
+from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.evaluation.metrics import average_precision
 from cprfl.models.base import Facts, Features, Method, MethodConfig, check_features
 
@@ -48,7 +49,7 @@ class LogisticRegression(Method):
             """See `MethodConfig.in_closed_form`."""
             return True
 
-        def build(self, facts: Facts) -> LogisticRegression:
+        def build(self, facts: Facts, text_tower: TextTower | None = None) -> LogisticRegression:
             """The regression before it is fitted; text embeddings play no part in it."""
             return LogisticRegression(self, facts)
 

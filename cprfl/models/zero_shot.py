@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor
 
+from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.errors import ShapeError
 from cprfl.models.base import Facts, Method, MethodConfig
 
@@ -34,7 +35,7 @@ class ZeroShot(Method):
             """See `MethodConfig.by_gradients`."""
             return False
 
-        def build(self, facts: Facts) -> ZeroShot:
+        def build(self, facts: Facts, text_tower: TextTower | None = None) -> ZeroShot:
             """The classifier.
 
             Raises:

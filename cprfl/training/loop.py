@@ -7,7 +7,7 @@ exactly what an uninterrupted one does.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -22,7 +22,7 @@ from cprfl.training.config import TrainConfig
 from cprfl.training.ema import Ema
 from cprfl.training.objective import Inputs, Objective
 from cprfl.training.optimizer import SETTINGS, adamw, one_cycle
-from cprfl.training.sources import Source
+from cprfl.training.sources import LabelledBatch, Source
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,6 @@ def fit(
     """
     objective.to(worker.device)
     network = _compiled(_distributed(objective, worker), config, worker.device)
-    trained = list(objective.trained_parameters().values())
     optimizer = adamw(objective, config)
     batch_size = max(config.batch_size // worker.world_size, 1)
     steps = -(-data.num_images // (batch_size * worker.world_size))
@@ -96,31 +95,25 @@ def fit(
             group.update(rate)  # the configuration's: a population's member goes on with other ones
         schedule.load_state_dict(state.schedule)
         ema.load(state.ema, state.ema_steps)
+    trained = list(objective.trained_parameters().values())
+
+    def step(parts: dict[str, Tensor]) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.stack(list(parts.values())).sum().backward()
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(trained, config.clip_norm)
+        optimizer.step()
+        schedule.step()
+        ema.update()
+
     for epoch in range(done + 1, config.epochs + 1):
         epoch_seed = seed * 100_003 + epoch
         torch.manual_seed(epoch_seed * 1_009 + worker.rank)
-        batch_losses: list[dict[str, Tensor]] = []
-        batch_ids: list[Sequence[str]] = []
         network.train()
-        for inputs, targets_BC, image_ids in data.batches(batch_size, epoch_seed, worker.rank, worker.world_size):
-            _check_inputs(inputs, image_ids)
-            with _autocast(config, worker.device):
-                parts = network(_on_device(inputs, worker.device), targets_BC.to(worker.device, non_blocking=True))
-            batch_loss = torch.stack(list(parts.values())).sum()
-            batch_losses.append({name: part.detach() for name, part in parts.items()})
-            batch_ids.append(image_ids)
-            if worker.device.type == "cpu":  # elsewhere looking at a loss makes the host wait for the device
-                _check_losses(batch_losses[-1:], batch_ids[-1:])
-            optimizer.zero_grad(set_to_none=True)
-            batch_loss.backward()
-            if config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(trained, config.clip_norm)
-            optimizer.step()
-            schedule.step()
-            ema.update()
-        _check_losses(batch_losses, batch_ids)
-        _check_weights(trained, batch_ids[-1])
-        metrics = _mean_losses(batch_losses, worker) | {"train/lr": float(schedule.get_last_lr()[0])}
+        batches = data.batches(batch_size, epoch_seed, worker.rank, worker.world_size)
+        metrics = _train_epoch(network, batches, step, config, worker)
+        _check_weights(trained, epoch)
+        metrics["train/lr"] = float(schedule.get_last_lr()[0])
         weights = ema.state_dict() if config.ema_decay > 0 else objective.kept_state()
         if validate is not None:
             network.eval()
@@ -129,6 +122,29 @@ def fit(
             objective.kept_state(), optimizer.state_dict(), schedule.state_dict(), ema.state_dict(), ema.steps
         )
         on_epoch_end(EpochEnd(epoch, metrics, weights, state))
+
+
+def _train_epoch(
+    network: nn.Module,
+    batches: Iterator[LabelledBatch],
+    step: Callable[[dict[str, Tensor]], None],
+    config: TrainConfig,
+    worker: Worker,
+) -> dict[str, float]:
+    """Take a step for each batch; the mean losses over batches and workers."""
+    losses: list[dict[str, Tensor]] = []
+    ids: list[Sequence[str]] = []
+    for inputs, targets_BC, image_ids in batches:
+        _check_inputs(inputs, image_ids)
+        with _autocast(config, worker.device):
+            parts = network(_on_device(inputs, worker.device), targets_BC.to(worker.device, non_blocking=True))
+        losses.append({name: part.detach() for name, part in parts.items()})
+        ids.append(image_ids)
+        if worker.device.type == "cpu":  # elsewhere looking at a loss makes the host wait for the device
+            _check_losses(losses[-1:], ids[-1:])
+        step(parts)
+    _check_losses(losses, ids)
+    return _mean_losses(losses, worker)
 
 
 def score(
@@ -217,12 +233,12 @@ def _check_losses(batch_losses: list[dict[str, Tensor]], batch_ids: list[Sequenc
         )
 
 
-def _check_weights(trained: list[nn.Parameter], last_ids: Sequence[str]) -> None:
+def _check_weights(trained: list[nn.Parameter], epoch: int) -> None:
     """The last step of an epoch may break weights whose loss was finite."""
     norms = torch._foreach_norm([parameter.detach() for parameter in trained])
     if not torch.isfinite(torch.stack(norms)).all():
         raise NonFiniteError(
-            f"the weights are NaN or infinite after the step on images {_listed(last_ids)}; lower train.lr, or set "
+            f"the weights are NaN or infinite after the last step of epoch {epoch}; lower train.lr, or set "
             "train.precision=float32; the last good checkpoint is kept"
         )
 

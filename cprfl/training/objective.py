@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, Self, cast
 
 import torch
@@ -108,6 +110,25 @@ class Objective(nn.Module):
         """Take back what `kept_state` gave."""
         problems = self.load_state_dict(state, strict=False)
         assert not problems.unexpected_keys, problems.unexpected_keys
+
+    @contextmanager
+    def loaded(self, state: dict[str, Tensor]) -> Iterator[None]:
+        """Have other weights, with the texts that belong to them, while the block lasts."""
+        own = {name: value.clone() for name, value in self.kept_state().items()}
+        self.load_kept_state(state)
+        self.method.bake()
+        try:
+            yield
+        finally:
+            self.load_kept_state(own)
+
+    def prediction_state(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What scoring needs of a kept state: texts are baked in place of what is learned through the text tower."""
+        unneeded = {f"{_METHOD}{name}" for name in self.method.learned_through_text}
+        if not unneeded:
+            return state
+        with self.loaded(state):
+            return {name: value.clone() for name, value in self.kept_state().items() if name not in unneeded}
 
 
 def split_kept_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

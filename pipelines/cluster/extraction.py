@@ -26,13 +26,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cprfl import errors
 from cprfl.data.feature_store.shards import Features, shard_name, write_shard
+from cprfl.data.filesystems import is_remote
 from cprfl.data.images import BadImage
-from cprfl.data.storage import Folder, is_remote
+from cprfl.data.storage import Folder
 from cprfl.encoders.base import ImageEncoder, Transform
 from cprfl.encoders.rows import decode, encode
 from cprfl.errors import UserError, WeightsError
 from cprfl.experiment import Experiment
-from cprfl.preparation import ShardDone, ShardJob, build_encoder
+from cprfl.feature_cache import ShardDone, ShardJob
+from cprfl.preparation import build_encoder
 from pipelines.cluster.connection import connect
 from pipelines.cluster.shared import check_shared
 
@@ -44,7 +46,7 @@ _SHARDS_AHEAD = 6  # in memory at once for each encoder: being decoded, waiting,
 def fill_on_ray(
     jobs: Sequence[ShardJob], experiment: Experiment, encoder: ImageEncoder, folder: Folder
 ) -> Iterator[ShardDone]:
-    """Make shards on the cluster (`cprfl.preparation.Fill`).
+    """Make shards on the cluster (`cprfl.feature_cache.Fill`).
 
     Raises:
         ClusterError: where the nodes of the cluster do not share the folder of the stores.

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.feature_store.filling import prune_unfinished
-from cprfl.data.storage import Folder, is_remote
+from cprfl.data.filesystems import is_remote
+from cprfl.data.storage import Folder
 from cprfl.errors import FeatureStoreError
 from cprfl.preparation import PREPARED
 

@@ -35,9 +35,9 @@ from cprfl.data.images import open_image
 from cprfl.data.manifest import Manifest
 from cprfl.encoders.base import ImageEncoder
 from cprfl.experiment import Experiment, load
+from cprfl.feature_cache import Fill, ShardDone, fill_here
 from cprfl.losses import AsymmetricLoss
 from cprfl.models import Facts, LinearProbe
-from cprfl.preparation import Fill, ShardDone, fill_here
 from cprfl.training.config import TrainConfig
 from cprfl.training.loop import Worker, fit
 from cprfl.training.objective import Objective

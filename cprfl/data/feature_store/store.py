@@ -21,8 +21,9 @@ import numpy as np
 from cprfl.data.feature_store.batches import Batch, Views, read_in_batches
 from cprfl.data.feature_store.shards import VERSION, DamagedShardError, Features, read_image_ids, read_shard
 from cprfl.data.files import fingerprint
+from cprfl.data.filesystems import is_remote
 from cprfl.data.images import BadImage
-from cprfl.data.storage import Folder, is_remote
+from cprfl.data.storage import Folder
 from cprfl.errors import FeatureStoreError
 
 DESCRIPTION = "store.json"
