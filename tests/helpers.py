@@ -13,6 +13,7 @@ from typing import Any
 
 import mlflow
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -66,6 +67,14 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
 def command(*words: str) -> list[str]:
     """A command of `cprfl` for a process of its own."""
     return [sys.executable, "-m", "pipelines.cli", *words]
+
+
+def command_line(process: psutil.Process) -> str:
+    """What a process was started with; nothing where it ended just now."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
 
 
 def runs(experiment: Experiment) -> list[Any]:

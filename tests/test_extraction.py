@@ -22,7 +22,7 @@ from cprfl.errors import BadImagesError, WeightsError
 from cprfl.experiment import Experiment, load
 from cprfl.preparation import Prepared
 from pipelines.stages.preprocess import preprocess
-from tests.helpers import command, use_database, wait_for, write_config
+from tests.helpers import command, command_line, use_database, wait_for, write_config
 
 MANY_VIEWS = "encoder.views=64"  # which make many shards and take some seconds
 
@@ -149,7 +149,7 @@ def test_killed_at_any_moment_it_goes_on_with_the_missing_shards(
     process = subprocess.Popen(preprocess_command(small_config, f"feature_dir={root}"))  # goes on, loses its workers
     wait_for(lambda: len(list(root.glob("*/features-*"))) > len(there))
     victims = [child for child in psutil.Process(process.pid).children(recursive=True)
-               if "MapWorker" in " ".join(child.cmdline())]  # fmt: skip
+               if "MapWorker" in command_line(child)]  # fmt: skip
     assert victims
     for victim in victims:
         victim.kill()

@@ -27,7 +27,7 @@ from cprfl.preparation import read_prepared
 from cprfl.recipe import Epoch, run_training
 from cprfl.training.loop import Worker
 from pipelines.stages.preprocess import preprocess
-from tests.helpers import command, free_ports, runs, steps, wait_for
+from tests.helpers import command, command_line, free_ports, runs, steps, wait_for
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
 EPOCHS = 300
@@ -109,7 +109,7 @@ def workers_by_node(cluster: Cluster, kind: str = "RayTrainWorker") -> dict[int,
     for node in cluster.list_all_nodes():
         (raylet,) = node.all_processes["raylet"]
         children = psutil.Process(raylet.process.pid).children()
-        if chosen := [child for child in children if kind in " ".join(child.cmdline())]:
+        if chosen := [child for child in children if kind in command_line(child)]:
             found[raylet.process.pid] = chosen
     return found
 
