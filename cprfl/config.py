@@ -132,19 +132,22 @@ def _values(node: yaml.Node | None, annotation: Any, root: type[Config]) -> Any:
     if isinstance(node, yaml.ScalarNode):
         nothing = node.tag == "tag:yaml.org,2002:null"
         if _is_text(annotation) and not (nothing and (_may_be_none(annotation) or not node.value)):
-            return node.value
+            return node.value  # `null` too, where there is no nothing: it may be the name of a class
         return _construct(node)
     if isinstance(node, yaml.SequenceNode):
         inner = next(iter(get_args(_bare(annotation, list))), Any)
         return [_values(item, inner, root) for item in node.value]
-    found: dict[str, Any] = {}
-    names = [value.value for key, value in node.value if key.value == "name"]
-    for key_node, value_node in node.value:
-        key = str(key_node.value)
-        if key in found:
-            raise ConfigError(f"{key}: given twice (line {key_node.start_mark.line + 1}); remove one")
-        found[key] = _values(value_node, _annotation_of(annotation, key, names[0] if names else None, root), root)
-    return found
+    assert isinstance(node, yaml.MappingNode)
+    keys = [str(key.value) for key, _ in node.value]
+    for key, _ in node.value:
+        if keys.count(str(key.value)) > 1:
+            raise ConfigError(f"{key.value}: given twice, in line {key.start_mark.line + 1} too; remove one")
+    yaml.SafeLoader("").flatten_mapping(node)  # what `<<` brings comes first, and the mapping's own overrides it
+    name = next((value.value for key, value in reversed(node.value) if key.value == "name"), None)
+    return {
+        str(key.value): _values(value, _annotation_of(annotation, str(key.value), name, root), root)
+        for key, value in node.value
+    }
 
 
 def _construct(node: yaml.Node) -> Any:

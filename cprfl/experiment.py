@@ -22,10 +22,11 @@ from cprfl.data.synthetic import SyntheticDataset
 from cprfl.encoders.clip import OpenClipEncoder
 from cprfl.encoders.cnn import CnnEncoder
 from cprfl.encoders.text import GloveText, NpzText, OpenClipText, RandomText
-from cprfl.errors import ConfigError
+from cprfl.errors import CheckpointError, ConfigError
 from cprfl.evaluation.comparison import PromotionConfig
 from cprfl.losses import CONFIGS, AnyLoss
 from cprfl.models import CPRFL, CoOp, Ensemble, LinearProbe, LogisticRegression, ZeroShot
+from cprfl.training.checkpoint import CheckpointInfo
 from cprfl.training.config import TrainConfig
 
 AnyDataset = Annotated[
@@ -121,14 +122,19 @@ class Experiment(Config):
             raise ValueError("output_dir must be a folder of a file system; feature_dir and data_root may be URIs")
         if self.name in ("cache", "mlflow"):
             raise ValueError(f"name {self.name!r} is taken by a folder of the same name under output_dir")
-        if self.train.select == "best" and self.protocol == "honest" and self.train.validation == 0:
-            raise ValueError("train.select: best needs train.validation > 0 (a split of the training images)")
+        own_split = "val" in (getattr(self.dataset, "splits", None) or {})
+        if self.train.select == "best" and self.protocol == "honest" and self.train.validation == 0 and not own_split:
+            raise ValueError(
+                "train.select: best needs train.validation > 0 (a split of the training images), or dataset.splits.val"
+            )
         if self.model.needs_text_tower and self.text_encoder.name != "open_clip":
             raise ValueError(
-                f"model.name={self.model.name} is trained through a text tower; set text_encoder.name: open_clip"
+                f"model.name={self.model.name} learns through a text tower; set text_encoder.name: open_clip"
             )
         if self.train.moves_tower:
             self._check_that_the_tower_can_move()
+        if (before := self.first_experiment) is not None and not before.train.moves_tower:
+            raise ValueError("first.train.backbone: frozen trains no image tower; set it to adapter or finetune")
         return self
 
     def _check_that_the_tower_can_move(self) -> None:
@@ -190,18 +196,28 @@ class Experiment(Config):
 
     @property
     def first_experiment(self) -> Experiment | None:
-        """The experiment that trains the tower, named ``<name>-first``; none where there is no such stage."""
+        """The experiment that trains the tower, ``<name>-first`` unless it has a name; none where there is none."""
         if self.first is None:
             return None
+        nested = sorted({"first", "variants"} & self.first.keys())
+        if nested:
+            raise ConfigError(f"first.{nested[0]}: an experiment that comes before has none")
         base = self.model_dump(mode="json", exclude={"variants", "first"})
-        merged = _merge(base, {**self.first, "name": f"{self.name}-first"})
+        merged = _merge(base, {"name": f"{self.name}-first", **self.first})
         return validate(Experiment, merged, source="first", data_root=self.data_root)
 
     def variant(self, key: str) -> Experiment:
-        """This experiment with one variant's changes, named ``<name>-<key>``."""
+        """This experiment with one variant's changes, named ``<name>-<key>``.
+
+        Where its own experiment before would train just what this one's does, it is this one's.
+        """
         base = self.model_dump(mode="json", exclude={"variants"})
         merged = _merge(base, {**self.variants[key], "name": f"{self.name}-{key}"})
-        return validate(Experiment, merged, source=f"variants.{key}", data_root=self.data_root)
+        variant = validate(Experiment, merged, source=f"variants.{key}", data_root=self.data_root)
+        mine, its = self.first_experiment, variant.first_experiment
+        if mine is not None and its is not None and mine.model_copy(update={"name": its.name}) == its:
+            return variant.model_copy(update={"first": {**(variant.first or {}), "name": mine.name}})
+        return variant
 
     def settings(self, paths: Iterable[str]) -> dict[str, Any]:
         """The values at those of the paths (``loss.gamma_neg``) that this experiment has."""
@@ -230,17 +246,30 @@ class Experiment(Config):
         return validate(Experiment, _merge(self.model_dump(mode="json"), changes), source="settings")
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment from YAML and ``a.b=value`` overrides.
+def experiment_of(info: CheckpointInfo, folder: Path) -> Experiment:
+    """The experiment that made a checkpoint.
 
     Raises:
-        ConfigError: with every mistake in one list.
+        CheckpointError: where it has settings that are no longer known.
+    """
+    try:
+        return validate(Experiment, info.experiment, source="its experiment")
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: written by another version of cprfl; train again ({error})") from None
+
+
+def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of a YAML file with ``a.b=value`` overrides, as they are written.
+
+    Raises:
+        ConfigError: where the file or an override cannot be read.
     """
     if not Path(path).is_file():
         raise ConfigError(f"{path}: configuration file not found")
     try:
-        text = Path(path).read_text()
-        base = OmegaConf.to_container(OmegaConf.create(read_settings(Experiment, text)), resolve=True)
+        base = read_settings(Experiment, Path(path).read_text())
+        if isinstance(base, dict):
+            base = OmegaConf.to_container(OmegaConf.create(base), resolve=True)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     except OmegaConfBaseException as error:
@@ -250,15 +279,24 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     merged = base
     for override in overrides:
         merged = _merge(merged, read_override(Experiment, override, merged))
-    if merged.get("output_dir") == "":
-        raise ConfigError(f"{path}: output_dir is empty; give a folder")
+    return merged
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment from YAML and ``a.b=value`` overrides.
+
+    Raises:
+        ConfigError: with every mistake in one list.
+    """
+    merged = read(path, overrides)
+    for name in ("output_dir", "data_root"):
+        if name in merged and not merged[name]:
+            raise ConfigError(f"{path}: {name} is empty; give a folder")
     merged["output_dir"] = _absolute(merged.get("output_dir", "outputs"))
     merged["data_root"] = _absolute(merged.get("data_root", "."))
     if merged.get("feature_dir"):
         merged["feature_dir"] = _absolute(merged["feature_dir"])
     experiment = validate(Experiment, merged, source=str(path), data_root=merged["data_root"])
-    if (before := experiment.first_experiment) is not None and not before.train.moves_tower:
-        raise ConfigError(f"{path}: first.train.backbone: frozen trains no image tower; set it to adapter or finetune")
     for key in experiment.variants:
         experiment.variant(key)
     return experiment

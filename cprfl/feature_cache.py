@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,8 @@ from cprfl.encoders.base import ImageEncoder
 from cprfl.encoders.rows import Decoded, decode, encode
 from cprfl.experiment import Experiment
 from cprfl.progress import progress
+
+_BYTES_AHEAD = 512 * 2**20  # of decoded pixels that wait for the encoder
 
 
 class ShardJob(NamedTuple):
@@ -95,18 +98,19 @@ def fill_here(
     jobs: Sequence[ShardJob], experiment: Experiment, encoder: ImageEncoder, folder: Folder
 ) -> Iterator[ShardDone]:
     """Make shards in this process: images are decoded in threads while those before are encoded."""
+    views, cpus = encoder.config.views, os.cpu_count() or 1
+    shard_bytes = max(len(job.image_ids) for job in jobs) * views * 3 * encoder.image_size**2
+    ahead = max(1, min(cpus, _BYTES_AHEAD // shard_bytes))
     skip_bad = experiment.dataset.on_bad_image == "skip"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder.to(device)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with _on(device, encoder), ThreadPoolExecutor(cpus) as pool:
         upcoming: list[tuple[ShardJob, Future[Decoded]]] = []
         waiting = iter(jobs)
 
         def decode_ahead() -> None:
             for job in waiting:
-                arguments = (job.image_ids, job.uris, encoder.transform, encoder.config.views)
-                upcoming.append((job, pool.submit(decode, *arguments)))
-                if len(upcoming) > (os.cpu_count() or 1):
+                upcoming.append((job, pool.submit(decode, job.image_ids, job.uris, encoder.transform, views)))
+                if len(upcoming) > ahead:
                     return
 
         decode_ahead()
@@ -122,4 +126,13 @@ def fill_here(
                 features = encode(decoded.image_ids, decoded.pixels_NK3HW, encoder)
                 write_shard(folder, job.number, features, decoded.bad)
                 yield ShardDone(len(job.image_ids), len(decoded.image_ids), decoded.bad)
-    encoder.to("cpu")
+
+
+@contextmanager
+def _on(device: torch.device, encoder: ImageEncoder) -> Iterator[None]:
+    """Have the encoder on a device while the block lasts."""
+    encoder.to(device)
+    try:
+        yield
+    finally:
+        encoder.to("cpu")

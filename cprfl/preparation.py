@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.feature_store.filling import StoreKey
@@ -22,11 +24,34 @@ from cprfl.encoders.base import ImageEncoder
 from cprfl.encoders.rows import check_images
 from cprfl.encoders.text import TextEmbeddings
 from cprfl.errors import CheckpointError, DatasetError
-from cprfl.experiment import Experiment
+from cprfl.experiment import Experiment, experiment_of
 from cprfl.feature_cache import Fill, fill_here, find_or_encode
 from cprfl.training.checkpoint import load_info, load_tower
 
-PREPARED, CHECKPOINT = "prepared.json", "checkpoint"
+PREPARED, MANIFEST, CHECKPOINT = "prepared.json", "manifest.parquet", "checkpoint"
+
+
+class EncoderOnce:
+    """An experiment's image encoder as it is before its training, built and hashed once; it is not to be changed."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self._build = functools.cache(functools.partial(build_encoder, experiment))
+
+    def __call__(self) -> ImageEncoder:
+        """The encoder, frozen, on the CPU."""
+        return self._build()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of its settings, transform and weights."""
+        return self().fingerprint()
+
+    def serves(self, other: Experiment) -> bool:
+        """Whether another experiment starts from the same encoder."""
+        mine = self.experiment
+        same = mine.encoder == other.encoder and mine.cache_dir == other.cache_dir
+        return same and mine.first_experiment is None and other.first_experiment is None
 
 
 @dataclass(frozen=True)
@@ -37,21 +62,27 @@ class Prepared:
         manifest: the images that can be used, with what is held out for validation.
         text: one embedding per class.
         store: cached features of all images; none where the image tower moves.
-        encoder: gives the image encoder as it is before this experiment's training, built once; not to be changed.
-        encoder_fingerprint: its fingerprint.
-        data_fingerprint: of images, labels, encoder and text embeddings.
-        record: where all this lies, for another process (`read_prepared`).
+        encoder: gives the image encoder.
+        record: where all this lies, and what images and encoder are named by, for another process (`read_prepared`).
         metrics: what extracting the features took.
     """
 
     manifest: Manifest
     text: TextEmbeddings
     store: FeatureStore | None
-    encoder: Callable[[], ImageEncoder]
-    encoder_fingerprint: str
-    data_fingerprint: str
+    encoder: EncoderOnce
     record: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Of the encoder as it is before this experiment's training."""
+        return str(self.record["encoder_fingerprint"])
+
+    @functools.cached_property
+    def data_fingerprint(self) -> str:
+        """Of images, labels, encoder and text embeddings."""
+        return fingerprint([self.record["images"], self.manifest.digest, self.text.fingerprint])
 
     def training_key(self, experiment: Experiment) -> str:
         """Names one training: interrupted, it is gone on with under this key; a changed one starts anew."""
@@ -72,6 +103,7 @@ def prepare(
     *,
     manifest: Manifest | None = None,
     needs: Collection[str] = (),
+    encoder: EncoderOnce | None = None,
     fill: Fill | None = None,
 ) -> Prepared:
     """Prepare an experiment's data; what is cached is found again.
@@ -82,6 +114,7 @@ def prepare(
         experiment: names the data and what is made of them.
         manifest: what the data set says, where it has been read already.
         needs: splits that must have images that show a class, beside those that the training itself needs.
+        encoder: of an experiment before; it is taken where it serves this one.
         fill: encodes what is missing; in this process unless given.
 
     Raises:
@@ -91,17 +124,16 @@ def prepare(
     needs = {*needs, TRAIN, *_selection_splits(experiment)}
     _check_splits(_split(manifest, experiment), needs, experiment)
     text, text_path = experiment.text_encoder.find_or_embed(manifest.class_names, experiment.cache_dir)
-    encoder = functools.cache(functools.partial(build_encoder, experiment))
-    encoder_fingerprint = encoder().fingerprint()
+    encoder = encoder if encoder is not None and encoder.serves(experiment) else EncoderOnce(experiment)
     report, store, metrics = experiment.folder / "bad_images.csv", None, dict[str, float]()
     report.unlink(missing_ok=True)  # of an earlier preparation
     stamps = image_stamps(manifest.uris)
     if experiment.train.moves_tower:
         bad = check_images(manifest, on_bad_image=experiment.dataset.on_bad_image, report=report)
-        images: object = [encoder_fingerprint, stamps]
+        images: object = [encoder.fingerprint, stamps]
     else:
         key = StoreKey(
-            tuple(zip(manifest.image_ids, manifest.uris, stamps, strict=True)), encoder_fingerprint,
+            tuple(zip(manifest.image_ids, manifest.uris, stamps, strict=True)), encoder.fingerprint,
             experiment.encoder.views,
         )  # fmt: skip
         store, metrics = find_or_encode(manifest, experiment, encoder(), key, fill or fill_here, report)
@@ -113,21 +145,22 @@ def prepare(
     manifest = _split(manifest, experiment)
     if bad:
         _check_splits(manifest, needs, experiment)
-    path = experiment.folder / "manifest.parquet"
-    manifest.write(path)
+    manifest.write(experiment.folder / MANIFEST)
+    # Workers read a copy that is named by what it says: the next command may overwrite the experiment's.
+    copy = experiment.cache_dir / "manifests" / f"{manifest.digest}.parquet"
+    if not copy.exists():
+        manifest.write(copy)
     record = {
-        "manifest": str(path),
-        "features": store and store.folder.uri,
+        "manifest": str(copy),
+        "features": store.folder.uri if store is not None else None,
         "text_embeddings": str(text_path),
-        "encoder_fingerprint": encoder_fingerprint,
-        "data_fingerprint": fingerprint([images, manifest.digest, text.fingerprint]),
+        "encoder_fingerprint": encoder.fingerprint,
+        "images": images,
     }
     if store is not None and not metrics["extraction/images"]:
         metrics = _earlier_metrics(experiment, store)
     write_json(experiment.folder / PREPARED, record | {"metrics": metrics})
-    return Prepared(
-        manifest, text, store, encoder, encoder_fingerprint, str(record["data_fingerprint"]), record, metrics
-    )
+    return Prepared(manifest, text, store, encoder, record, metrics)
 
 
 def read_prepared(experiment: Experiment, record: dict[str, Any]) -> Prepared:
@@ -137,9 +170,7 @@ def read_prepared(experiment: Experiment, record: dict[str, Any]) -> Prepared:
         Manifest.read(Path(record["manifest"])),
         TextEmbeddings.read(Path(record["text_embeddings"])),
         FeatureStore.open(features) if features else None,
-        functools.cache(functools.partial(build_encoder, experiment)),
-        record["encoder_fingerprint"],
-        record["data_fingerprint"],
+        EncoderOnce(experiment),
         record,
     )
 
@@ -147,16 +178,23 @@ def read_prepared(experiment: Experiment, record: dict[str, Any]) -> Prepared:
 def build_encoder(experiment: Experiment) -> ImageEncoder:
     """The image encoder as it is before this experiment's training: the configured one, or what the first made of it.
 
+    torch's random state stays as it is, whatever is drawn on the way.
+
     Raises:
-        CheckpointError: where the first experiment is not trained.
+        CheckpointError: where the first experiment is not trained, or was trained with other settings.
         WeightsError: where weights cannot be had.
     """
-    encoder = experiment.encoder.build(experiment.cache_dir)
     before, training = experiment.first_experiment, experiment.tower_training
-    if before is not None and training is not None:
+    with torch.random.fork_rng(devices=[]):
+        encoder = experiment.encoder.build(experiment.cache_dir)
+        if before is None or training is None:
+            return encoder
         folder = before.folder / CHECKPOINT
-        if not load_info(folder).holds_tower:
-            raise CheckpointError(f"{folder}: holds no image tower; `cprfl run CONFIG` trains it")
+        info = load_info(folder)
+        if experiment_of(info, folder).training_fingerprint != before.training_fingerprint:
+            raise CheckpointError(
+                f"{folder}: trained with other settings than `first` has now; `cprfl run CONFIG` trains it"
+            )
         state = load_tower(folder)
         load_moved_state(encoder, training.backbone, training.finetune.adapter_width, state, str(folder))
     return encoder
@@ -168,7 +206,7 @@ def selection_split(experiment: Experiment) -> str:
 
 
 def _selection_splits(experiment: Experiment) -> set[str]:
-    selects = experiment.train.validation > 0 or experiment.protocol == "published"
+    selects = experiment.train.validation > 0 or experiment.train.select == "best" or experiment.protocol == "published"
     return {selection_split(experiment)} if selects else set()
 
 

@@ -19,8 +19,9 @@ from cprfl.data.stratify import stratify
 from cprfl.encoders.adapters import moved_state
 from cprfl.encoders.base import Encoded
 from cprfl.encoders.clip.text_tower import TextTower
+from cprfl.errors import ConfigError, DatasetError
 from cprfl.evaluation.metrics import evaluate
-from cprfl.experiment import Experiment
+from cprfl.experiment import Experiment, ResourcesConfig
 from cprfl.models.base import Facts, Features, feature_statistics
 from cprfl.preparation import CHECKPOINT, Prepared, selection_split
 from cprfl.training.checkpoint import CheckpointInfo, TrainingState, load_info, load_state, save_checkpoint
@@ -48,13 +49,22 @@ class Epoch:
     save: Callable[[Path], None]
 
 
-def local_worker() -> Worker:
-    """This process as the only worker, on the first GPU if there is one."""
-    return Worker(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+def local_worker(resources: ResourcesConfig) -> Worker:
+    """This process as the only worker, on its GPU if there is one and ``resources.gpu`` lets it.
+
+    Raises:
+        ConfigError: where there is none and ``resources.gpu`` is ``always``.
+    """
+    there = torch.cuda.is_available()
+    if resources.gpu == "always" and not there:
+        raise ConfigError("resources.gpu: always, but this machine has no GPU that torch can use; set it to auto")
+    return Worker(torch.device("cuda" if there and resources.gpu != "never" else "cpu"))
 
 
 def train(experiment: Experiment, prepared: Prepared, on_epoch_end: Callable[[Epoch], None] = lambda _: None) -> Path:
     """Train in this process, going on with an interrupted training of the same experiment and data.
+
+    What going on needs stays until `remove_resumable` is called.
 
     Args:
         experiment: what to train.
@@ -65,8 +75,11 @@ def train(experiment: Experiment, prepared: Prepared, on_epoch_end: Callable[[Ep
         The folder of the checkpoint: ``outputs/<name>/checkpoint``.
 
     Raises:
-        UserError: what the user can mend.
+        ConfigError: where the experiment asks for several workers, which would train otherwise.
+        UserError: whatever else the user can mend.
     """
+    if experiment.resources.world_size > 1:
+        raise ConfigError("resources.num_workers: one process trains as one worker; set it to 0, or use `cprfl train`")
     folder = resumable_folder(experiment, prepared)
     return keep_checkpoint(train_in(folder, experiment, prepared, on_epoch_end), experiment.folder / CHECKPOINT)
 
@@ -89,19 +102,23 @@ def train_in(
         for old in set(folder.glob("epoch-*")) - {_best(experiment, folder), _latest(folder)}:
             shutil.rmtree(old)
 
-    run_training(experiment, prepared, local_worker(), keep, resume=checkpoints[-1] if checkpoints else None)
+    run_training(
+        experiment, prepared, local_worker(experiment.resources), keep, resume=checkpoints[-1] if checkpoints else None
+    )
     return _best(experiment, folder)
 
 
 def resumable_folder(experiment: Experiment, prepared: Prepared) -> Path:
-    """Where a training of this experiment and data keeps what going on with it needs."""
-    return experiment.folder / "training" / prepared.training_key(experiment)
+    """Where a training of this experiment and data keeps what going on with it needs; Ray keeps it in another form."""
+    place = "" if experiment.resources.in_this_process else "-ray"
+    return experiment.folder / "training" / f"{prepared.training_key(experiment)}{place}"
 
 
 def remove_resumable(experiment: Experiment, prepared: Prepared) -> None:
     """Remove what going on with a training needs, once its results are safe."""
     folder = resumable_folder(experiment, prepared)
-    shutil.rmtree(folder, ignore_errors=True)
+    for place in folder.parent.glob(f"{prepared.training_key(experiment)}*"):
+        shutil.rmtree(place, ignore_errors=True)
     if folder.parent.exists() and not any(folder.parent.iterdir()):
         folder.parent.rmdir()
 
@@ -153,7 +170,7 @@ def run_training(
     training = manifest.split(TRAIN)
     facts = _facts(experiment, prepared, training)
     tower = copy.deepcopy(prepared.encoder()) if experiment.train.moves_tower else None
-    teacher = prepared.encoder() if experiment.train.distill > 0 else None
+    teacher = copy.deepcopy(prepared.encoder()) if experiment.train.distill > 0 else None
     criterion = experiment.loss.build(class_counts(manifest), num_training_images(manifest))
     text_tower = _text_tower(experiment)
     text_source = f"text tower {text_tower.fingerprint()}" if text_tower else prepared.text.encoder
@@ -204,16 +221,12 @@ def _text_tower(experiment: Experiment) -> TextTower | None:
 
 def _facts(experiment: Experiment, prepared: Prepared, training: Manifest) -> Facts:
     grid_dim, global_dim = _dimensions(prepared)
-    targets_NC = torch.from_numpy(training.targets()).long()
-    mean_D, std_D = torch.zeros(grid_dim), torch.ones(grid_dim)
+    statistics = None
     if experiment.model.needs_statistics:
         assert prepared.store is not None
         plain = prepared.store.subset(training.image_ids).iter_batches(_BATCH, views="plain")
-        mean_D, std_D = feature_statistics(batch.grid_BVD for batch in plain)
-    return Facts(
-        training.class_names, torch.from_numpy(class_counts(training)), targets_NC.T @ targets_NC,
-        num_training_images(training), prepared.text.embeddings_CM, grid_dim, global_dim, mean_D, std_D,
-    )  # fmt: skip
+        statistics = feature_statistics(batch.grid_BVD for batch in plain)
+    return Facts.of_data(training, prepared.text.embeddings_CM, grid_dim, global_dim, statistics)
 
 
 def _dimensions(prepared: Prepared) -> tuple[int, int]:
@@ -270,6 +283,8 @@ def _out_of_fold_logits(experiment: Experiment, prepared: Prepared, worker: Work
     """Logits [M, n, c] of the members on each training image, by a training that has not seen it."""
     training = prepared.manifest.split(TRAIN)
     fold_N = stratify(training.targets(), [1 / folds] * folds, experiment.seed)
+    if len(np.unique(fold_N)) < folds:
+        raise DatasetError(f"split train: {len(training)} images make no {folds} folds; lower model.num_folds")
     found: Tensor | None = None
     for fold in range(folds):
         held_out = training.select(np.flatnonzero(fold_N == fold))

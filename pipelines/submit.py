@@ -12,14 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import cprfl
 import pipelines
 from cprfl.errors import ConfigError
-from cprfl.experiment import Experiment, load
+from cprfl.experiment import Experiment, load, read
 from pipelines.sweeps.config import load_sweep
 
 STAGES = ("run", "preprocess", "train", "evaluate", "tune", "retrain")
@@ -153,7 +152,7 @@ def _check(stage: str, config: Path, overrides: Sequence[str], sweep: Path | Non
 
 def _check_paths(config: Path, overrides: Sequence[str], experiment: Experiment) -> None:
     """A relative path would be looked for, or written, in a folder that the cluster throws away after the job."""
-    given = {**yaml.safe_load(config.read_text()), **dict(override.split("=", 1) for override in overrides)}
+    given = read(config, overrides)
     paths = {"output_dir": str(given.get("output_dir", "outputs"))}
     if given.get("feature_dir"):
         paths["feature_dir"] = str(given["feature_dir"])

@@ -83,6 +83,12 @@ def test_all_mistakes_come_in_one_list(small_config: Path) -> None:
         ("train.finetune.augmentation.cutout=-3", "cutout: got -3; input should be greater than or equal to 0"),
         ("train.schedule_epochs=3", "schedule_epochs 3 ends before epochs 4"),
         ("output_dir=", "output_dir is empty"),
+        ("data_root=", "data_root is empty"),
+        ("dataset.groups={head: 5, tail: 8}", "dataset.groups: tail 8 is above head 5"),
+        ("first.train.epochs=1", "first.train.backbone: frozen trains no image tower"),
+        ("variants.x.first.train.epochs=1", "first.train.backbone: frozen trains no image tower"),
+        ("first.variants={x: {seed: 1}}", "first.variants: an experiment that comes before has none"),
+        ("model.name=coop", "model.name=coop learns through a text tower"),
         ("train.lr=[1", "--set train.lr=[1: not YAML"),
         (
             "model={name: ensemble, members: [{name: cprfl, dmi: 3}]}",
@@ -135,6 +141,16 @@ def test_text_in_a_file_is_taken_as_it_is_written(small_config: Path) -> None:
     small_config.write_text(text + "seed: 1\nseed: 2\n")
     with pytest.raises(ConfigError, match="given twice"):
         load(small_config)
+
+
+def test_yaml_s_anchors_and_merges_are_read(tmp_path: Path, small_config: Path) -> None:
+    text = small_config.read_text() + "variants:\n  a: &a {train: {epochs: 2}}\n  b: {<<: *a, seed: 3}\n  c: *a\n"
+    small_config.write_text(text)
+    experiment = load(small_config)
+    assert experiment.variants["b"] == {"train": {"epochs": 2}, "seed": 3}
+    assert experiment.variants["c"] == experiment.variants["a"]
+    (tmp_path / "nothing.yaml").write_text("# nothing\n")
+    assert "expected settings as `key: value`, got a NoneType" in mistakes(tmp_path / "nothing.yaml")
 
 
 def test_a_separator_may_be_any_character(small_config: Path) -> None:

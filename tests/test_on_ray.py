@@ -47,6 +47,19 @@ def test_a_ray_worker_and_this_process_give_the_same_bits(small_config: Path, tm
 
 
 @pytest.mark.usefixtures("ray_session")
+def test_a_tower_that_moves_comes_out_the_same(small_config: Path) -> None:
+    """Also where building the encoder draws random numbers, here before the training and there during it."""
+    moving = ["train.backbone=adapter", "model.standardize=false", "train.epochs=1", "train.finetune.num_processes=0"]
+    overrides = [*moving, "encoder={name: open_clip, model: cprfl-embedded, pretrained: random}"]
+    here, there = (
+        train_stage(load(small_config, [*overrides, f"name={name}", f"resources.num_workers={workers}"]))
+        for name, workers in (("here", 0), ("there", 1))
+    )
+    assert files(here) == files(there)
+    assert (here / "tower.safetensors").exists()
+
+
+@pytest.mark.usefixtures("ray_session")
 def test_two_workers_are_deterministic_and_validation_selects_the_best_epoch(small_config: Path) -> None:
     experiment = load(small_config, ["resources.num_workers=2", "train.validation=0.25", "train.select=best"])
     first = train_stage(experiment)
@@ -85,23 +98,28 @@ def test_more_workers_than_there_is_room_for_are_refused(small_config: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("nodes", "workers", "share", "cpus"),
+    ("nodes", "workers", "share", "cpus", "gpu"),
     [
-        ([8, 8, 8, 8], 1, 1, 8),  # one worker stands on one node
-        ([8, 8, 8, 8], 4, 1, 8),
-        ([8, 8, 8, 8], 5, 1, 4),
-        ([8, 2], 2, 1, 4),
-        ([0, 4], 1, 1, 4),  # a head without CPUs
-        ([2], 1, 2, 1),
-        ([2], 1, 8, 1),
+        ([(8, 0)] * 4, 1, 1, 8, False),  # one worker stands on one node
+        ([(8, 0)] * 4, 4, 1, 8, False),
+        ([(8, 0)] * 4, 5, 1, 4, False),
+        ([(8, 0), (2, 0)], 2, 1, 4, False),
+        ([(0, 0), (4, 0)], 1, 1, 4, False),  # a head without CPUs
+        ([(2, 0)], 1, 2, 1, False),
+        ([(2, 0)], 1, 8, 1, False),
+        ([(32, 0), (8, 1)], 1, 1, 8, True),  # where the GPU is
+        ([(32, 4)], 4, 1, 8, True),
+        ([(32, 1), (4, 1)], 2, 1, 4, True),
+        ([(32, 1)], 2, 1, 16, False),
     ],
 )
 def test_a_worker_asks_for_what_one_node_has(
-    monkeypatch: pytest.MonkeyPatch, nodes: list[int], workers: int, share: int, cpus: int
+    monkeypatch: pytest.MonkeyPatch, nodes: list[tuple[int, int]], workers: int, share: int, cpus: int, gpu: bool
 ) -> None:
-    found = [{"Alive": True, "Resources": {"CPU": float(each)} if each else {}} for each in nodes]
+    found = [{"Alive": True, "Resources": {"CPU": float(c), "GPU": float(g)} if c else {}} for c, g in nodes]
     monkeypatch.setattr(ray, "nodes", lambda: found)
-    assert scaling(ResourcesConfig(num_workers=workers), share).resources_per_worker == {"CPU": cpus}
+    scaled = scaling(ResourcesConfig(num_workers=workers), share)
+    assert (scaled.resources_per_worker, scaled.use_gpu) == ({"CPU": cpus}, gpu)
 
 
 @pytest.mark.usefixtures("ray_session")

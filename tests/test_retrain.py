@@ -10,13 +10,14 @@ import pytest
 
 from cprfl.errors import CheckpointError, ConfigError, TrackingError
 from cprfl.experiment import Experiment, load
+from cprfl.training import checkpoint
 from pipelines.retraining import retrain
-from pipelines.retraining.request import load_request, make_request
+from pipelines.retraining.request import dataset_file, load_request, make_request
 from pipelines.stages import run as stages
 from pipelines.sweeps.config import load_sweep
 from pipelines.tracking import registry
 from pipelines.tracking.store import open_store
-from tests.helpers import sweep_file
+from tests.helpers import runs, sweep_file
 
 LENIENT = ["promotion.confidence=0", "promotion.min_gain=0", "promotion.max_group_loss=100", "train.epochs=2"]
 
@@ -108,7 +109,7 @@ def test_labels_that_are_edited_meanwhile_are_not_booked_under_the_old_request(
 ) -> None:
     experiment = load(own_config, LENIENT)
     store = open_store(experiment.output_dir)
-    asked = retrain.make_request(experiment)
+    asked = retrain.make_request(store, experiment)
     relabelled = own_photos / "train.csv"
     relabelled.write_text(relabelled.read_text().replace("01.png,red;green", "01.png,red"))
     challenger = retrain.train_challenger(store, asked)
@@ -122,9 +123,11 @@ def test_labels_that_are_edited_meanwhile_are_not_booked_under_the_old_request(
 
 def test_a_request_that_was_saved_is_the_same_in_another_process(own_config: Path, own_photos: Path) -> None:
     experiment = load(own_config, LENIENT)
-    asked = make_request(experiment)
+    asked = make_request(open_store(experiment.output_dir), experiment)
     asked.save()
     (own_photos / "train.csv").write_text("image,labels\n00.png,red\n")
+    dataset_file(experiment).unlink(missing_ok=True)
+    experiment.dataset.read().write(dataset_file(experiment))  # the next retraining begins, and this one goes on
     found = load_request(experiment)
     assert found.key == asked.key
     assert found.dataset == asked.dataset
@@ -147,3 +150,28 @@ def test_a_champion_that_was_deleted_is_no_traceback(small_config: Path) -> None
     with pytest.raises(TrackingError, match="version 1, the champion before version 2, was deleted in MLflow"):
         registry.rollback(store, "small")
     assert registry.champion(store, "small") == "2"
+
+
+def test_a_champion_that_cannot_be_compared_with_is_named_before_anything_is_trained(
+    small_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load(small_config, LENIENT)
+    stages.run(experiment)
+    monkeypatch.setattr(checkpoint, "VERSION", 3)  # what wrote the champion is of another version by now
+    monkeypatch.setattr(retrain, "train", lambda *_: pytest.fail("trained first"))
+    with pytest.raises(CheckpointError, match="the champion, models:/small/1, cannot be compared with"):
+        retrain.retrain(load(small_config, [*LENIENT, "train.epochs=3"]))
+
+
+def test_a_chain_is_retrained_as_a_whole(own_config: Path, own_photos: Path) -> None:
+    train = "{backbone: adapter, epochs: 1, finetune: {num_processes: 0}}"
+    before = f"{{train: {train}, model: {{name: linear_probe, standardize: false}}}}"
+    experiment = load(own_config, [*LENIENT, f"first={before}"])
+    assert retrain.retrain(experiment).decision == "first"
+    assert retrain.retrain(experiment).decision == "nothing new"
+    labels = own_photos / "train.csv"
+    labels.write_text(labels.read_text().replace("01.png,red;green", "01.png,red"))
+    assert retrain.retrain(experiment).decision in ("promoted", "kept")
+    first = experiment.first_experiment
+    assert first is not None
+    assert len(runs(first)) == 2  # the tower of the old labels is of no use

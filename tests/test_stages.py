@@ -22,7 +22,7 @@ from cprfl import preparation, recipe
 from cprfl.data.manifest import Manifest
 from cprfl.data.readers.csv_table import CsvDataset
 from cprfl.encoders.base import ImageEncoder
-from cprfl.errors import BadImagesError, DatasetError, TrackingError, UnreadableImageError, UserError
+from cprfl.errors import BadImagesError, CheckpointError, DatasetError, TrackingError, UnreadableImageError, UserError
 from cprfl.experiment import Experiment, load
 from cprfl.inference.predictor import load_method
 from cprfl.inference.pyfunc import decode_image
@@ -106,7 +106,7 @@ def test_a_run_reads_prepares_and_opens_once(small_config: Path, monkeypatch: py
     counted(ImageEncoder, "fingerprint")
     counted(preparation, "build_encoder")
     counted(tracking_store, "_follow_the_folder")  # at each opening of a store in a file
-    stages.run(load(small_config, ["train.epochs=1"]))
+    stages.run(load(small_config, ["train.epochs=1", "variants.probe.model.name=linear_probe"]))
     assert counts == {"read": 1, "fingerprint": 1, "build_encoder": 1, "_follow_the_folder": 1}
 
 
@@ -245,6 +245,32 @@ def test_a_server_that_does_not_answer_is_named_at_once_and_without_its_password
     assert (os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]) == ("user", "se/cret")
 
 
+def test_a_run_that_is_deleted_meanwhile_is_said(small_config: Path) -> None:
+    experiment = load(small_config)
+    store = open_store(experiment.output_dir)
+    with pytest.raises(TrackingError, match="must be in the 'active'"), open_run(store, experiment) as run:
+        mlflow.MlflowClient().delete_run(run.id)
+        run.sink.log({"train/loss": 1.0}, 1)
+    assert not Path(run.sink.outbox).exists()
+
+
+def test_a_model_is_found_after_its_folder_was_moved(
+    small_config: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = command("run", str(small_config), "--set", "train.epochs=1")
+    subprocess.run(words, check=True, capture_output=True)
+    (tmp_path / "outputs").rename(tmp_path / "moved")
+    image = str(photos / "00.png")
+    where = ["--output-dir", str(tmp_path / "moved")]
+    status, out, err = call(monkeypatch, capsys, "predict", "models:/small@champion", image, *where)
+    assert status == 0, err
+    assert out.startswith(f"{image}: ")
+
+
 def test_what_was_deleted_in_mlflow_is_said(small_config: Path) -> None:
     experiment = load(small_config, ["train.epochs=1"])
     train_stage(experiment)
@@ -378,8 +404,15 @@ def test_a_chain_trains_the_tower_first_and_then_on_its_cached_features(
     images = [(photos / f"{n}.png").read_bytes() for n in range(16, 24)]
     scores = model.predict(pd.DataFrame({"image": images}))
     assert np.allclose(scores, 1 / (1 + np.exp(-scores_of(experiment))), atol=1e-3)
-    stages.run(load(small_config, [f"first={first}", "train.lr=0.001"]))
-    assert len(runs(before)) == 1  # the first stage is there already
+    variant = "variants.probe.model={name: linear_probe}"
+    results = stages.run(load(small_config, [f"first={first}", "train.lr=0.001", variant]))
+    assert list(results) == ["small-first", "small", "small-probe"]
+    assert len(runs(before)) == 1  # the first stage is there already, for the variant too
+    train_stage(load(small_config, [f"first={first}"]))
+    assert len(runs(before)) == 1
+    other = load(small_config, [f"first={first}", "first.train.lr=0.02"])
+    with pytest.raises(CheckpointError, match="trained with other settings than `first` has"):
+        preprocess(other)
 
 
 def test_the_manifest_counts_the_whole_training_split(small_config: Path) -> None:

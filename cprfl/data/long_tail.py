@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from cprfl.config import Config
-from cprfl.data.manifest import TRAIN, VALIDATION, Manifest, TrainingCounts
+from cprfl.data.manifest import TRAIN, VALIDATION, Groups, Manifest, TrainingCounts
 from cprfl.errors import DatasetError
 
 GroupName = Literal["head", "medium", "tail"]
@@ -40,7 +40,7 @@ def hold_out(manifest: Manifest, held_out: np.ndarray) -> Manifest:
     return replace(manifest, splits=tuple(splits), whole_training=counts)
 
 
-def groups(counts: np.ndarray, head: int = 100, tail: int = 20) -> dict[GroupName, np.ndarray]:
+def groups(counts: np.ndarray, head: int = Groups.head, tail: int = Groups.tail) -> dict[GroupName, np.ndarray]:
     """Class indices of each group: head has ``counts >= head``, tail ``counts < tail``, medium what lies between."""
     counts = np.asarray(counts)
     return {
@@ -60,7 +60,7 @@ class ParetoConfig(Config):
     max_count: PositiveInt
     min_count: PositiveInt = 1
     power: PositiveFloat = 6.0
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
 
 def pareto_counts(num_classes: int, config: ParetoConfig) -> np.ndarray:

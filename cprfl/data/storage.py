@@ -83,9 +83,10 @@ class Folder:
     def open(self, name: str) -> pa.NativeFile:
         """A file to read from, mapped into memory where it is a local one."""
         filesystem, path = self._filesystem
-        if isinstance(filesystem, fs.LocalFileSystem):
-            return pa.memory_map(f"{path}/{name}")
-        return filesystem.open_input_file(f"{path}/{name}")
+        with named(f"{self.uri}/{name}"):
+            if isinstance(filesystem, fs.LocalFileSystem):
+                return pa.memory_map(f"{path}/{name}")
+            return filesystem.open_input_file(f"{path}/{name}")
 
     def read_array(self, name: str) -> np.ndarray:
         """A file's bytes, uint8 [size], in memory that may be written to and that Arrow's pool uses again."""

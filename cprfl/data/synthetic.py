@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from PIL import Image, ImageDraw
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cprfl.data.long_tail import ParetoConfig
 from cprfl.data.readers.base import DatasetConfig, Row, SplitName
@@ -49,13 +49,19 @@ class SyntheticDataset(DatasetConfig):
     """
 
     name: Literal["synthetic"] = "synthetic"
-    seed: int = 0
+    seed: NonNegativeInt = 0
     size: PositiveInt = 96
     pool: PositiveInt = 8000
     num_test: PositiveInt = 400
     min_objects: PositiveInt = 2
     max_objects: PositiveInt = 4
     long_tail: ParetoConfig | None = Field(default=ParetoConfig(max_count=1800, min_count=4))
+
+    @model_validator(mode="after")
+    def _a_scene_has_room_for_its_objects(self) -> Self:
+        if not self.min_objects <= self.max_objects <= len(CLASS_NAMES):
+            raise ValueError(f"min_objects may be at most max_objects, and that at most {len(CLASS_NAMES)}")
+        return self
 
     def read_rows(self) -> tuple[tuple[str, ...], dict[SplitName, list[Row]]]:
         """The 24 class names, and the scenes of the pool and of the test split."""

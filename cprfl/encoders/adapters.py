@@ -46,7 +46,7 @@ def add_adapters(encoder: ImageEncoder, width: int) -> None:
     """Give every block of ``encoder`` an adapter, drawn from torch's random state.
 
     Beside a transformer's block it sees what the block sees; a CNN's stage changes the shape, so there it sees what the
-    stage gives.
+    stage gives. The hooks hold on to this encoder's adapters: copy an encoder before, not after.
 
     Raises:
         ConfigError: where the tower has no blocks that we know.

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -157,7 +157,7 @@ class OpenClipText(TextEncoderConfig):
         tokenize = open_clip_module().get_tokenizer(self.model)
         total_CM = torch.zeros(())
         for template in self.templates:
-            tokens = tokenize([template.format(name.replace("_", " ")) for name in class_names])
+            tokens = tokenize([template.replace("{}", name.replace("_", " ")) for name in class_names])
             with torch.no_grad():
                 total_CM = total_CM + clip.encode_text(tokens, normalize=True)
         unit_CM = torch.nn.functional.normalize(total_CM, dim=1)
@@ -264,7 +264,7 @@ class RandomText(TextEncoderConfig):
 
     name: Literal["random"] = "random"
     dim: PositiveInt = 512
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
     def encode(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
         """See `TextEncoderConfig.embed`."""

@@ -11,26 +11,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cprfl.config import validate
 from cprfl.encoders.adapters import add_adapters, load_moved_state
 from cprfl.encoders.base import ImageEncoder
 from cprfl.encoders.weights import load_into
-from cprfl.errors import CheckpointError, ConfigError, WeightsError
-from cprfl.experiment import Experiment
+from cprfl.errors import CheckpointError, WeightsError
+from cprfl.experiment import experiment_of
 from cprfl.models.base import Method
 from cprfl.training.checkpoint import CheckpointInfo, load_facts, load_info, load_tower, load_weights
-
-
-def experiment_of(info: CheckpointInfo, folder: Path) -> Experiment:
-    """The experiment that made a checkpoint.
-
-    Raises:
-        CheckpointError: where it has settings that are no longer known.
-    """
-    try:
-        return validate(Experiment, info.experiment, source="its experiment")
-    except ConfigError as error:
-        raise CheckpointError(f"{folder}: written by another version of cprfl; train again ({error})") from None
 
 
 def load_method(folder: Path) -> tuple[Method, CheckpointInfo]:

@@ -12,8 +12,8 @@ from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import TEST
 from cprfl.errors import CheckpointError, DatasetError
 from cprfl.evaluation.metrics import Evaluation, evaluate, write_predictions
-from cprfl.experiment import Experiment
-from cprfl.inference.predictor import Predictor, experiment_of, load_method
+from cprfl.experiment import Experiment, experiment_of
+from cprfl.inference.predictor import Predictor, load_method
 from cprfl.preparation import Prepared
 from cprfl.training.checkpoint import load_info
 from cprfl.training.sources import ImageFiles, StoredFeatures

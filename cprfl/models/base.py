@@ -26,6 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cprfl.config import Config
+from cprfl.data.long_tail import class_counts, num_training_images
+from cprfl.data.manifest import Manifest
 from cprfl.encoders.base import Encoded
 from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.errors import ShapeError
@@ -43,9 +45,9 @@ class Facts:
 
     Attributes:
         class_names: of the C classes.
-        class_counts_C: images of the training split that show each class, int64.
-        co_occurrence_CC: images of the training split that show both classes, int64.
-        num_images: of the training split.
+        class_counts_C: images of the data set's training split that show each class, int64.
+        co_occurrence_CC: images that show both classes, int64; of the split without what is held out of it.
+        num_images: of the data set's training split.
         text_embeddings_CM: one embedding per class.
         grid_dim: D, channels of a cell.
         global_dim: E, channels of the summary.
@@ -75,6 +77,23 @@ class Facts:
         names, none = tuple(f"class {number}" for number in range(num_classes)), torch.zeros(num_classes)
         return cls(names, none.long(), torch.zeros(num_classes, num_classes).long(), 0, text_embeddings_CM, grid_dim, 0,
                    torch.zeros(grid_dim), torch.ones(grid_dim))  # fmt: skip
+
+    @classmethod
+    def of_data(
+        cls,
+        training: Manifest,
+        text_embeddings_CM: Tensor,
+        grid_dim: int,
+        global_dim: int,
+        statistics: tuple[Tensor, Tensor] | None = None,
+    ) -> Facts:
+        """The facts of training images, with the mean and deviation of their cells where they are known."""
+        targets_NC = torch.from_numpy(training.targets()).long()
+        mean_D, std_D = statistics or (torch.zeros(grid_dim), torch.ones(grid_dim))
+        return cls(
+            training.class_names, torch.from_numpy(class_counts(training)), targets_NC.T @ targets_NC,
+            num_training_images(training), text_embeddings_CM, grid_dim, global_dim, mean_D, std_D,
+        )  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""

@@ -44,9 +44,9 @@ class Interaction(nn.Module):
         num_heads: int,
         head_dim: int,
         mlp_dim: int,
-        dropout: float = 0.0,
-        depth: int = 1,
-        residual: bool = False,
+        dropout: float,
+        depth: int,
+        residual: bool,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(dim, num_heads, head_dim, mlp_dim, dropout, residual) for _ in range(depth))

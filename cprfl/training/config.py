@@ -48,7 +48,7 @@ class TrainConfig(Config):
         validation: share of the training images that is held out by iterative stratification; 0 trains on all.
         select: which weights are kept: the ``last``, or the ``best`` by mAP on the validation split.
         precision: ``auto`` is bf16 autocast on a GPU, float32 on a CPU.
-        features_in_memory_mb: cached features stay in memory if all that a worker reads fit into this; the batches
+        features_in_memory_mb: cached features stay in memory if those of a split fit into this; the batches
             are the same.
         compile: ``torch.compile`` the network: ``never``, ``auto`` (on a GPU) or ``always`` (needs a C++ compiler).
         backbone: ``frozen`` trains on cached features; ``adapter`` and ``finetune`` on images, with small adapters

@@ -71,11 +71,6 @@ class Objective(nn.Module):
         grid_BVD, global_BE = cast(Encoded, inputs)
         return Encoded(grid_BVD.float(), global_BE.float())
 
-    def logits(self, inputs: Inputs) -> Tensor:
-        """Logits [B, C]."""
-        logits_BC: Tensor = self.method(*self.encode(inputs))
-        return logits_BC
-
     def to(self, device: torch.device) -> Self:  # type: ignore[override]
         """As `nn.Module.to`, the teacher too."""
         super().to(device)
@@ -129,6 +124,12 @@ class Objective(nn.Module):
             return state
         with self.loaded(state):
             return {name: value.clone() for name, value in self.kept_state().items() if name not in unneeded}
+
+
+def join_kept_state(method: dict[str, Tensor], tower: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The kept state of a method and of a tower that moved as a whole."""
+    own = {f"{_METHOD}{name}": value for name, value in method.items()}
+    return own | {f"{_TOWER}{name}": value for name, value in tower.items()}
 
 
 def split_kept_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -45,7 +45,9 @@ def preprocess(config: ConfigArgument, overrides: SetOption = None) -> None:
 
     prepared = stage(experiment)
     manifest, store = prepared.manifest, prepared.store
-    print(f"manifest  {prepared.record['manifest']}: {len(manifest)} images, {len(manifest.class_names)} classes")
+    print(
+        f"manifest  {experiment.folder}/manifest.parquet: {len(manifest)} images, {len(manifest.class_names)} classes"
+    )
     print(f"text      {prepared.record['text_embeddings']}")
     if store is not None:
         print(f"features  {store.folder.uri}: {len(store)} rows of {list(store.grid_shape)}")

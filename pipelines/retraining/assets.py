@@ -89,7 +89,7 @@ def text_embeddings(schedule: ScheduleConfig, store: Store) -> Result:
 def image_features(schedule: ScheduleConfig, store: Store) -> Result:
     """Extract what is missing; look at every number."""
     experiment = schedule.experiment()
-    request = make_request(experiment, schedule.search(), Manifest.read(dataset_file(experiment)))
+    request = make_request(store, experiment, schedule.search(), Manifest.read(dataset_file(experiment)))
     request.save()
     prepared = request.prepared
     total = len(request.dataset)

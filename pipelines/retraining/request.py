@@ -14,10 +14,12 @@ from cprfl.errors import CheckpointError, ConfigError
 from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared, read_prepared
 from pipelines.request import request_key
-from pipelines.stages.preprocess import preprocess
+from pipelines.stages.train import prepare_chain
 from pipelines.sweeps.config import SweepConfig
+from pipelines.tracking.store import Store
 
-_FOLDER, _DATASET, _MANIFEST, _REQUEST = "retraining", "dataset.parquet", "manifest.parquet", "request.json"
+_FOLDER, _READ, _DATASET, _MANIFEST = "retraining", "read.parquet", "dataset.parquet", "manifest.parquet"
+_REQUEST = "request.json"
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,13 @@ class Request:
         write_json(folder / _REQUEST, values)
 
 
-def make_request(experiment: Experiment, sweep: SweepConfig | None = None, manifest: Manifest | None = None) -> Request:
+def make_request(
+    store: Store, experiment: Experiment, sweep: SweepConfig | None = None, manifest: Manifest | None = None
+) -> Request:
     """Prepare the data of a retraining.
 
     Args:
+        store: where what comes before the experiment is tracked.
         experiment: what to train.
         sweep: searched around the champion's settings first.
         manifest: what the data set says, where it has been read already.
@@ -70,7 +75,7 @@ def make_request(experiment: Experiment, sweep: SweepConfig | None = None, manif
     unknown = sorted(set(experiment.promotion.class_floors) - set(manifest.class_names))
     if unknown:
         raise ConfigError(f"promotion.class_floors: no class is named {', '.join(unknown)}")
-    return Request(experiment, sweep, manifest, preprocess(experiment, manifest=manifest, needs=[TEST]))
+    return Request(experiment, sweep, manifest, prepare_chain(store, experiment, manifest, needs=[TEST]))
 
 
 def load_request(experiment: Experiment) -> Request:
@@ -89,5 +94,5 @@ def load_request(experiment: Experiment) -> Request:
 
 
 def dataset_file(experiment: Experiment) -> Path:
-    """Where a retraining in stages keeps what the data set said at its first one."""
-    return experiment.folder / _FOLDER / _DATASET
+    """Where a retraining in stages keeps what the data set says, until a request is made of it."""
+    return experiment.folder / _FOLDER / _READ

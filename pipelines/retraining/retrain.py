@@ -14,15 +14,13 @@ from cprfl.data.manifest import TEST, Manifest
 from cprfl.errors import CheckpointError
 from cprfl.evaluation.comparison import Comparison, compare
 from cprfl.evaluation.metrics import Evaluation, evaluate, read_predictions
-from cprfl.experiment import Experiment
-from cprfl.inference.predictor import experiment_of
+from cprfl.experiment import Experiment, experiment_of
 from cprfl.inference.scoring import EVALUATION, PREDICTIONS, score_test_images
 from cprfl.preparation import CHECKPOINT, Prepared
 from cprfl.training.checkpoint import load_info
 from pipelines.retraining.request import Request, make_request
-from pipelines.stages.preprocess import preprocess
-from pipelines.stages.run import evaluate as evaluate_in_run
-from pipelines.stages.train import train, trained_run, training_run
+from pipelines.stages.train import evaluate as evaluate_in_run
+from pipelines.stages.train import prepare_chain, train, trained_run, training_run
 from pipelines.sweeps.config import SweepConfig
 from pipelines.sweeps.tune import interrupted, mark_winner_trained, search
 from pipelines.tracking import registry
@@ -82,7 +80,7 @@ def retrain(experiment: Experiment, sweep: SweepConfig | None = None) -> Retrain
         ConfigError: where a floor is for a class that the data does not have.
     """
     store = open_store(experiment.output_dir)
-    request = make_request(experiment, sweep)
+    request = make_request(store, experiment, sweep)
     earlier = earlier_decision(store, request)
     if earlier is not None:
         return earlier
@@ -104,18 +102,37 @@ def earlier_decision(store: Store, request: Request) -> Retraining | None:
 def train_challenger(store: Store, request: Request) -> Challenger:
     """Search, where a sweep is given, and train; what an interrupted retraining has trained is taken."""
     experiment, tags = request.experiment, {_TAG: request.key}
+    _check_champion(store, experiment.name)
     if trained_run(store, experiment, tags) is not None:
         print(f"{experiment.name}: the challenger is trained", file=sys.stderr)
         return trained_challenger(store, request)
     prepared = request.prepared
     if request.sweep is not None:
         experiment = _searched(store, request, request.sweep)
-        prepared = preprocess(experiment, manifest=request.dataset, needs=[TEST])
+        prepared = prepare_chain(store, experiment, request.dataset, needs=[TEST], encoder=prepared.encoder)
     with training_run(store, experiment, prepared, tags) as run:
         train(experiment, prepared, run)
     if request.sweep is not None:
         mark_winner_trained(experiment)
     return Challenger(experiment, prepared, run.id)
+
+
+def _check_champion(store: Store, name: str) -> None:
+    """Make sure, before anything is trained, that the champion can be compared with.
+
+    Raises:
+        CheckpointError: where another version of cprfl wrote it.
+    """
+    if (present := registry.champion(store, name)) is None:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            load_info(registry.fetch(store, name, present, Path(folder)).checkpoint)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"the champion, models:/{name}/{present}, cannot be compared with: {error}; set the alias "
+                f"{registry.CHAMPION} on another version in `cprfl ui`, or delete it, and the next model is the first"
+            ) from None
 
 
 def trained_challenger(store: Store, request: Request) -> Challenger:
@@ -131,7 +148,9 @@ def trained_challenger(store: Store, request: Request) -> Challenger:
     checkpoint = asked.folder / CHECKPOINT
     experiment = experiment_of(load_info(checkpoint), checkpoint)
     same = request.sweep is None  # a sweep may have chosen other text embeddings
-    prepared = request.prepared if same else preprocess(experiment, manifest=request.dataset, needs=[TEST])
+    if same:
+        return Challenger(experiment, request.prepared, run_id)
+    prepared = prepare_chain(store, experiment, request.dataset, needs=[TEST], encoder=request.prepared.encoder)
     return Challenger(experiment, prepared, run_id)
 
 

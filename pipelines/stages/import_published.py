@@ -5,9 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from cprfl.data.long_tail import class_counts, num_training_images
 from cprfl.data.manifest import TRAIN
 from cprfl.encoders.cnn import CnnEncoder
 from cprfl.encoders.weights import load_into, load_weights
@@ -16,6 +13,7 @@ from cprfl.experiment import Experiment
 from cprfl.models import CPRFL, Facts
 from cprfl.preparation import CHECKPOINT
 from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
+from cprfl.training.objective import join_kept_state
 from pipelines.stages.train import record_run
 from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import open_store
@@ -65,13 +63,8 @@ def import_published(source: str, experiment: Experiment) -> Path:
         holds_tower=bool(backbone),
     )  # fmt: skip
     folder, dim = experiment.folder / CHECKPOINT, model.visual.in_features
-    targets_NC = torch.from_numpy(manifest.split(TRAIN).targets()).long()
-    facts = Facts(
-        manifest.class_names, torch.from_numpy(class_counts(manifest)), targets_NC.T @ targets_NC,
-        num_training_images(manifest), text.embeddings_CM, dim, dim, torch.zeros(dim), torch.ones(dim),
-    )  # fmt: skip
-    weights = {f"method.{name}": value for name, value in model.state_dict().items()}
-    weights |= {f"tower.{name}": value for name, value in encoder.state_dict().items() if backbone}
+    facts = Facts.of_data(manifest.split(TRAIN), text.embeddings_CM, dim, dim)
+    weights = join_kept_state(model.state_dict(), encoder.state_dict() if backbone else {})
     with open_run(open_store(experiment.output_dir), experiment, tags={"imported": Path(source).name}) as run:
         save_checkpoint(folder, weights, facts, info, None)
         record_run(experiment, run)

@@ -13,7 +13,7 @@ from cprfl.data.images import open_image
 from cprfl.errors import UnreadableImageError
 from cprfl.inference.predictor import Predictor
 from pipelines.tracking import registry
-from pipelines.tracking.store import tracking_uri, use_store
+from pipelines.tracking.store import open_existing_store
 
 
 def predict_images(model: str, images: Sequence[str], output_dir: Path) -> tuple[np.ndarray, Sequence[str]]:
@@ -37,7 +37,7 @@ def predict_images(model: str, images: Sequence[str], output_dir: Path) -> tuple
     if not model.startswith("models:/"):
         predictor = Predictor.load(Path(model))
         return predictor.predict(pictures), predictor.class_names
-    use_store(tracking_uri(str(output_dir)))
+    open_existing_store(str(output_dir))
     encoded = []
     for picture in pictures:  # a model takes bytes, never a path
         content = io.BytesIO()

@@ -6,13 +6,19 @@ from collections.abc import Collection
 
 from cprfl.data.manifest import Manifest
 from cprfl.experiment import Experiment
-from cprfl.preparation import Prepared, prepare
+from cprfl.preparation import EncoderOnce, Prepared, prepare
 
 
-def preprocess(experiment: Experiment, *, manifest: Manifest | None = None, needs: Collection[str] = ()) -> Prepared:
+def preprocess(
+    experiment: Experiment,
+    *,
+    manifest: Manifest | None = None,
+    needs: Collection[str] = (),
+    encoder: EncoderOnce | None = None,
+) -> Prepared:
     """Prepare an experiment's data; the arguments are those of `cprfl.preparation.prepare`."""
     if experiment.extracts_in_this_process:
-        return prepare(experiment, manifest=manifest, needs=needs)
+        return prepare(experiment, manifest=manifest, needs=needs, encoder=encoder)
     from pipelines.cluster.extraction import fill_on_ray  # Ray, which takes seconds to import
 
-    return prepare(experiment, manifest=manifest, needs=needs, fill=fill_on_ray)
+    return prepare(experiment, manifest=manifest, needs=needs, encoder=encoder, fill=fill_on_ray)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 from cprfl.data.manifest import TEST
 from cprfl.errors import CheckpointError
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
-from cprfl.inference.scoring import EVALUATION, PREDICTIONS, evaluate_checkpoint
-from cprfl.preparation import CHECKPOINT, Prepared
+from cprfl.inference.scoring import EVALUATION
+from cprfl.preparation import CHECKPOINT, EncoderOnce, Prepared
 from pipelines.request import request_key
 from pipelines.stages.preprocess import preprocess
-from pipelines.stages.train import dataset_of, is_trained, train, trained_run, training_run
+from pipelines.stages.train import dataset_of, evaluate, prepare_chain, train, trained_run, training_run
 from pipelines.tracking.registry import accept_first, register
-from pipelines.tracking.runs import Run, open_run
+from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import Store, open_store
 
 
@@ -27,15 +26,13 @@ def run(experiment: Experiment) -> dict[str, Evaluation]:
     """
     store = open_store(experiment.output_dir)  # an unreachable server is better known before the work than after it
     manifest, results = experiment.dataset.read(), dict[str, Evaluation]()
+    encoder: EncoderOnce | None = None
     for other in (experiment, *(experiment.variant(key) for key in experiment.variants)):
         dataset = dataset_of(other, experiment, manifest)
-        if (before := other.first_experiment) is not None:
-            prepared = preprocess(before, manifest=dataset_of(before, other, dataset), needs=[TEST])
-            trained = is_trained(before, prepared)
-            results[before.name] = (
-                Evaluation.read(before.folder / EVALUATION) if trained else run_prepared(store, before, prepared)
-            )
-        prepared = preprocess(other, manifest=dataset, needs=[TEST])
+        prepared = prepare_chain(store, other, dataset, needs=[TEST], encoder=encoder)
+        encoder = encoder or prepared.encoder
+        if (before := other.first_experiment) is not None and (before.folder / EVALUATION).exists():
+            results[before.name] = Evaluation.read(before.folder / EVALUATION)
         results[other.name] = run_prepared(store, other, prepared, registered=other is experiment)
     return results
 
@@ -78,11 +75,3 @@ def evaluate_stage(experiment: Experiment) -> Evaluation:
     prepared = preprocess(experiment, needs=[TEST])
     with open_run(store, experiment, run_id=run_id) as active:
         return evaluate(experiment, prepared, experiment.folder / CHECKPOINT, active)
-
-
-def evaluate(experiment: Experiment, prepared: Prepared, checkpoint: Path, active: Run) -> Evaluation:
-    """Evaluate a checkpoint on the test images and log what comes of it."""
-    evaluation = evaluate_checkpoint(experiment, prepared, checkpoint)
-    files = (experiment.folder / EVALUATION, experiment.folder / PREDICTIONS, checkpoint)
-    active.log_results(evaluation.prefixed("test"), *files)
-    return evaluation

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cprfl import recipe
 from cprfl.data.files import write_json
-from cprfl.data.manifest import Manifest
+from cprfl.data.manifest import TEST, Manifest
 from cprfl.errors import CheckpointError
+from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
-from cprfl.inference.scoring import EVALUATION
-from cprfl.preparation import CHECKPOINT, Prepared
+from cprfl.inference.scoring import EVALUATION, PREDICTIONS, evaluate_checkpoint
+from cprfl.preparation import CHECKPOINT, EncoderOnce, Prepared
 from cprfl.training.checkpoint import load_info
 from pipelines.stages.preprocess import preprocess
 from pipelines.tracking.epochs import follow_epochs
@@ -27,15 +28,44 @@ _RUN = "run.json"
 def train_stage(experiment: Experiment) -> Path:
     """Prepare and train, the experiment that comes before first; the checkpoint's folder."""
     store = open_store(experiment.output_dir)
-    manifest = experiment.dataset.read()
-    if (before := experiment.first_experiment) is not None:
-        prepared = preprocess(before, manifest=dataset_of(before, experiment, manifest))
-        if not is_trained(before, prepared):
-            with training_run(store, before, prepared) as run:
-                train(before, prepared, run)
-    prepared = preprocess(experiment, manifest=manifest)
+    prepared = prepare_chain(store, experiment, experiment.dataset.read())
     with training_run(store, experiment, prepared) as run:
         return train(experiment, prepared, run)
+
+
+def prepare_chain(
+    store: Store,
+    experiment: Experiment,
+    manifest: Manifest,
+    *,
+    needs: Collection[str] = (),
+    encoder: EncoderOnce | None = None,
+) -> Prepared:
+    """Prepare an experiment's data, and first train what comes before it, unless just that is trained already.
+
+    Args:
+        store: where the training before is tracked.
+        experiment: whose data.
+        manifest: what its data set says.
+        needs: splits that must have images, beside those that the training itself needs.
+        encoder: of an experiment before; it is taken where it serves this one.
+    """
+    if (before := experiment.first_experiment) is not None:
+        earlier = preprocess(before, manifest=dataset_of(before, experiment, manifest), needs=needs, encoder=encoder)
+        if not is_trained(before, earlier):
+            with training_run(store, before, earlier) as run:
+                checkpoint = train(before, earlier, run)
+                if TEST in needs:
+                    evaluate(before, earlier, checkpoint, run)
+    return preprocess(experiment, manifest=manifest, needs=needs, encoder=encoder)
+
+
+def evaluate(experiment: Experiment, prepared: Prepared, checkpoint: Path, run: Run) -> Evaluation:
+    """Evaluate a checkpoint on the test images and log what comes of it."""
+    evaluation = evaluate_checkpoint(experiment, prepared, checkpoint)
+    files = (experiment.folder / EVALUATION, experiment.folder / PREDICTIONS, checkpoint)
+    run.log_results(evaluation.prefixed("test"), *files)
+    return evaluation
 
 
 def train(experiment: Experiment, prepared: Prepared, run: Run) -> Path:
@@ -45,7 +75,8 @@ def train(experiment: Experiment, prepared: Prepared, run: Run) -> Path:
         The checkpoint's folder.
     """
     run.log_results(prepared.metrics)
-    (experiment.folder / _RUN).unlink(missing_ok=True)  # the checkpoint there will soon be another one
+    for name in (_RUN, EVALUATION, PREDICTIONS):  # of the checkpoint there, which will soon be another one
+        (experiment.folder / name).unlink(missing_ok=True)
     if recipe.resumable_folder(experiment, prepared).exists():
         print(f"{experiment.name}: going on with the interrupted training", file=sys.stderr)
     with follow_epochs(run.sink, experiment.epochs, f"training {experiment.name}"):
@@ -101,12 +132,12 @@ def read_run_id(record: Path) -> str | None:
 
 
 def is_trained(experiment: Experiment, prepared: Prepared) -> bool:
-    """Whether the experiment's folder has the evaluated checkpoint of just this training."""
+    """Whether the experiment's folder has the checkpoint of just this training."""
     try:
         info = load_info(experiment.folder / CHECKPOINT)
     except CheckpointError:
         return False
-    return info.training_key == prepared.training_key(experiment) and (experiment.folder / EVALUATION).exists()
+    return info.training_key == prepared.training_key(experiment)
 
 
 def dataset_of(other: Experiment, experiment: Experiment, manifest: Manifest) -> Manifest:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cprfl.config import Config, read_yaml, validate
 from cprfl.errors import ConfigError
@@ -93,7 +93,7 @@ class SweepConfig(Config):
     grace_epochs: PositiveInt = 3
     reduction_factor: int = Field(default=3, ge=2)
     max_concurrent: PositiveInt = 1
-    seed: int = 0
+    seed: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _a_population_shares_weights(self) -> Self:
@@ -127,10 +127,12 @@ def load_sweep(path: Path, config: Path, overrides: Sequence[str]) -> SweepConfi
     sweep = validate(SweepConfig, read_yaml(path, "sweep"), source=str(path))
     experiment = load(config, overrides)
     searched = sweep.around(experiment)
-    extracted = [setting for setting in sweep.space if setting.startswith(("dataset.", "encoder."))]
+    shared = [setting for setting in sweep.space if setting.startswith(("dataset.", "encoder.", "first."))]
     mistakes = [
-        f"space.{setting}: trials share one data set and its features; compare with variants" for setting in extracted
+        f"space.{setting}: trials share one data set and its features; compare with variants" for setting in shared
     ]
+    if sweep.folds and experiment.first is not None:
+        mistakes.append("folds: the tower of `first` has seen all of them; give validation instead")
     tried = {f"space.{setting}": (setting, found.extremes()) for setting, found in searched.space.items()}
     tried |= {f"start.{setting}": (setting, [value]) for setting, value in sweep.start.items()}
     for where, (setting, values) in tried.items():

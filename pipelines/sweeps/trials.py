@@ -93,7 +93,9 @@ def _train_with_exchange(experiment: Experiment, prepared: Prepared, turn: int, 
         epoch.save(saved)
         ray.tune.report(metrics, checkpoint=ray.tune.Checkpoint(str(saved)))
 
-    run_training(experiment, prepared, local_worker(), tell, resume=Path(earlier.path) if earlier else None)
+    run_training(
+        experiment, prepared, local_worker(experiment.resources), tell, resume=Path(earlier.path) if earlier else None
+    )
 
 
 def _train_in_turns(experiment: Experiment, prepared: Prepared, turn: int, scaled: ScalingConfig, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,14 @@ import yaml
 
 from cprfl.data.files import fingerprint, write_aside, write_json
 from cprfl.data.long_tail import hold_out
-from cprfl.data.manifest import TEST, TRAIN, Manifest
+from cprfl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from cprfl.data.stratify import stratify
-from cprfl.errors import SweepError
+from cprfl.errors import DatasetError, SweepError
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared
-from pipelines.stages.preprocess import preprocess
 from pipelines.stages.run import run_prepared
-from pipelines.stages.train import read_run_id
+from pipelines.stages.train import prepare_chain, read_run_id
 from pipelines.sweeps.config import SweepConfig, trial_experiment
 from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import Store, open_store
@@ -59,7 +59,7 @@ def tune(experiment: Experiment, sweep: SweepConfig, *, resume: bool = False) ->
     settings, value = search(store, experiment, sweep.around(experiment), manifest, resume=resume)
     winner = experiment.changed(settings)
     print(f"{experiment.name}: best {sweep.metric} {value:.2f} with {settings}", file=sys.stderr)
-    prepared = preprocess(winner, manifest=manifest, needs=[TEST])
+    prepared = prepare_chain(store, winner, manifest, needs=[TEST])
     evaluation = run_prepared(store, winner, prepared, registered=True, tags={"sweep": "winner"})
     mark_winner_trained(experiment)
     return SweepResult(settings, value, evaluation)
@@ -92,7 +92,8 @@ def search(
     if (folder / BEST).exists():  # only the winner's training was interrupted
         best = yaml.safe_load((folder / BEST).read_text())
         return best["settings"], best["value"]
-    prepared = preprocess(trial_experiment(experiment, sweep, {}), manifest=manifest)  # once, before the trials
+    # Once, before the trials; also what only the winner will need, which would be missed after them.
+    prepared = prepare_chain(store, trial_experiment(experiment, sweep, {}), manifest, needs=[TEST])
     parts = _folds(prepared, sweep.folds, experiment.seed, folder) if sweep.folds else [prepared]
     earlier = read_run_id(folder / _PARENT_RUN)
     with open_run(store, experiment, run_id=earlier, tags={"sweep": folder.name}, own_metrics=False) as run:
@@ -127,10 +128,13 @@ def interrupted(experiment: Experiment, sweep: SweepConfig) -> bool:
 def _folds(prepared: Prepared, folds: int, seed: int, folder: Path) -> list[Prepared]:
     """The training images cut into folds, each time another one held out."""
     fold_N = stratify(prepared.manifest.split(TRAIN).targets(), [1 / folds] * folds, seed)
-    return [
-        prepared.with_manifest(hold_out(prepared.manifest, fold_N == number), folder / f"fold-{number}.parquet")
-        for number in range(folds)
-    ]
+    found = []
+    for number in range(folds):
+        part = hold_out(prepared.manifest, fold_N == number)
+        if not any(part.split(VALIDATION).labels):
+            raise DatasetError(f"fold {number} of {folds}: none of its images shows a class; lower folds")
+        found.append(prepared.with_manifest(part, folder / f"fold-{number}.parquet"))
+    return found
 
 
 def _newest(experiment: Experiment) -> Path:
@@ -146,7 +150,8 @@ def _newest_open(experiment: Experiment) -> Path | None:
 
 def _sweep_text(experiment: Experiment, sweep: SweepConfig) -> str:
     """What tells one sweep from another: its settings, those of the experiment, and the data."""
-    data = experiment.model_dump(mode="json", include={"dataset", "encoder", "text_encoder"})
+    data = experiment.model_dump(mode="json", include={"dataset", "encoder", "text_encoder", "first"})
+    del data["encoder"]["num_workers"], data["encoder"]["batch_size"], data["dataset"]["on_bad_image"]
     named = fingerprint([experiment.training_fingerprint, data])
     return yaml.safe_dump({"experiment": named, **sweep.model_dump(mode="json")})
 
@@ -155,7 +160,7 @@ def _folder(experiment: Experiment, sweep: SweepConfig, resume: bool) -> Path:
     """A new sweep's folder, or the newest one's that is not done."""
     root = experiment.folder / "sweeps"
     if not resume:
-        folder = root / time.strftime("%Y%m%d-%H%M%S")
+        folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
         folder.mkdir(parents=True)
         (folder / _SWEEP).write_text(_sweep_text(experiment, sweep))
         return folder

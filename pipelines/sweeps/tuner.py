@@ -41,7 +41,8 @@ def run_trials(
         "storage": str(folder / "trials"),
     }
     trainable = ray_tune.with_resources(
-        ray_tune.with_parameters(train_trial, context=context), _resources_per_trial(sweep, here)
+        ray_tune.with_parameters(train_trial, context=context),
+        _resources_per_trial(sweep, here, experiment.resources.gpu),
     )
     drawn = sweep.search == "random" or sweep.scheduler == "pbt"
     param_space = space(sweep) if drawn else None  # Optuna's searcher has its own
@@ -73,7 +74,7 @@ def run_trials(
     return results
 
 
-def _resources_per_trial(sweep: SweepConfig, here: bool) -> ray_tune.PlacementGroupFactory:
+def _resources_per_trial(sweep: SweepConfig, here: bool, gpu: str) -> ray_tune.PlacementGroupFactory:
     """A trial's fair share of the CPUs, where it trains in its own process.
 
     Where Ray Train's workers train, the trial only waits for them: something it must ask for, and a CPU would be
@@ -81,11 +82,14 @@ def _resources_per_trial(sweep: SweepConfig, here: bool) -> ray_tune.PlacementGr
     """
     if not here:
         return ray_tune.PlacementGroupFactory([{"memory": 1}])
-    most = max(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["Alive"])
     trials = sweep.trials if sweep.scheduler == "pbt" else sweep.max_concurrent  # a population trains all at once
-    share: dict[str, float] = {"CPU": most // trials or most / trials}
-    gpus = ray.cluster_resources().get("GPU", 0.0)
-    return ray_tune.PlacementGroupFactory([share | ({"GPU": min(1.0, gpus / trials)} if gpus else {})])
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    with_gpu = [node for node in nodes if node.get("GPU")] if gpu != "never" else []
+    cpus = max(node["CPU"] for node in with_gpu or nodes)
+    share: dict[str, float] = {"CPU": cpus // trials or cpus / trials}
+    if with_gpu:
+        share["GPU"] = min(1.0, sum(node["GPU"] for node in with_gpu) / trials)
+    return ray_tune.PlacementGroupFactory([share])
 
 
 class FollowTrials(ray_tune.Callback):

@@ -1,4 +1,4 @@
-"""The progress of a training that runs in other processes, from the metrics that reach MLflow."""
+"""The progress of a training, wherever it runs, from the metrics that reach MLflow."""
 
 from __future__ import annotations
 

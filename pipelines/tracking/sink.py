@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import MlflowException
 
 from cprfl.data.files import write_aside
 from pipelines.tracking.names import mlflow_names
-from pipelines.tracking.store import answers, client, unreachable
+from pipelines.tracking.store import answers, client, mlflow_mistakes, unreachable
+
+_PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")  # which may go better later
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class MetricsSink:
         """Log metrics of one step in one request, with those that are still to be sent."""
         now = int(time.time() * 1000)
         waiting = [*self._waiting(), {"metrics": metrics, "step": step, "time": now}]
-        if not (answers(self.tracking_uri) and self._send(waiting)):
+        with mlflow_mistakes(self.tracking_uri):
+            sent = answers(self.tracking_uri) and self._send(waiting)
+        if not sent:
             with write_aside(Path(self.outbox)) as aside:
                 aside.write_text("".join(f"{json.dumps(line)}\n" for line in waiting))
 
@@ -52,9 +56,9 @@ class MetricsSink:
             batch = [Metric(name, value, line["time"], line["step"]) for name, value in named.items()]
             try:
                 client(self.tracking_uri).log_batch(self.run_id, metrics=batch)
-            except RestException:
-                raise  # it answers, and refuses
-            except MlflowException:
+            except MlflowException as error:
+                if answers(self.tracking_uri) and error.error_code not in _PASSING:
+                    raise  # it answers, and refuses: the run was deleted, for example
                 return False
         Path(self.outbox).unlink(missing_ok=True)
         return True

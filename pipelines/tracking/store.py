@@ -76,7 +76,7 @@ def open_store(output_dir: str) -> Store:
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri, artifact_root = tracking_uri(output_dir), None
-    if "MLFLOW_TRACKING_URI" not in os.environ:
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
         folder = Path(output_dir) / "mlflow"
         folder.mkdir(parents=True, exist_ok=True)
         artifact_root = (Path(output_dir) / _ARTIFACTS).as_uri()
@@ -85,6 +85,19 @@ def open_store(output_dir: str) -> Store:
     with mlflow_mistakes(uri):
         mlflow.search_experiments(max_results=1)  # a database of another version is better known before the work
     return Store(uri, artifact_root)
+
+
+def open_existing_store(output_dir: str) -> Store:
+    """`open_store`, but for whoever only looks: where there is none, none is made.
+
+    Raises:
+        TrackingError: where there is no store under ``output_dir``.
+    """
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (Path(output_dir) / "mlflow" / "mlflow.db").exists():
+        raise TrackingError(
+            f"{output_dir}/mlflow: no MLflow store here; `cprfl run CONFIG` makes one, --output-dir names another"
+        )
+    return open_store(output_dir)
 
 
 def use_store(uri: str) -> str:
@@ -106,7 +119,7 @@ def use_store(uri: str) -> str:
         uri = urlunsplit(server._replace(netloc=host))
     named = os.environ.get("MLFLOW_TRACKING_URI")
     mlflow.set_tracking_uri(uri)  # which sets the variable too
-    if named is None:  # or the next experiment of this process would take the store for one that the user named
+    if not named:  # or the next experiment of this process would take the store for one that the user named
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     if server.scheme in ("http", "https"):
         check_server(uri)

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from cprfl.errors import TrackingError
+from pipelines.tracking.store import open_existing_store
 
 
 def serve(output_dir: Path, port: int) -> None:
@@ -15,12 +15,11 @@ def serve(output_dir: Path, port: int) -> None:
     Raises:
         TrackingError: where there is no store under ``output_dir``.
     """
-    store = output_dir / "mlflow"
-    if not (store / "mlflow.db").exists():
-        raise TrackingError(f"{store}: no MLflow store here; `cprfl run CONFIG` makes one, --output-dir names another")
+    os.environ.pop("MLFLOW_TRACKING_URI", None)  # the store of this folder is meant
+    store = open_existing_store(str(output_dir))
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # its job workers take 1 GB and are of no use here
     command = [
-        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{store}/mlflow.db",
+        sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store.uri,
         "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
     ]  # fmt: skip
     os.execv(sys.executable, command)

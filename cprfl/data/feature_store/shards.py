@@ -27,7 +27,6 @@ ROWS_PER_SHARD = 128
 _WRITTEN_AT_ONCE = 400_000  # bytes: pieces of this size stay in the processor's cache
 _METADATA, _CHECKSUM = b"cprfl.features", b"cprfl.xxh3"
 _NO_CHECKSUM = b"0" * 16  # stands where the checksum goes while the rest of the file is hashed
-_TYPES = {"image_id": pa.string(), "view": pa.int8()}
 _NAME = re.compile(r"features-(\d{6,})\.parquet")
 
 
@@ -131,7 +130,7 @@ def read_image_ids(folder: Folder, name: str) -> list[str]:
     Raises:
         DamagedShardError: where it cannot be read.
     """
-    with _damage_named(), folder.open(name) as file:
+    with folder.open(name) as file, _damage_named():
         column = pq.ParquetFile(file).read(["image_id"], use_threads=False)["image_id"]
         if column.type != pa.string():
             raise DamagedShardError("damaged shard (its columns have changed)")
@@ -150,7 +149,7 @@ def read_footer(folder: Folder, name: str) -> tuple[int, dict[str, Any]]:
     Raises:
         DamagedShardError: where its footer cannot be read.
     """
-    with _damage_named(), folder.open(name) as file:
+    with folder.open(name) as file, _damage_named():
         parquet = pq.ParquetFile(file)
         return parquet.metadata.num_rows, _metadata(parquet)
 

@@ -6,9 +6,9 @@ import difflib
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 
 from cprfl.config import Config
 from cprfl.data import storage
@@ -22,8 +22,14 @@ SplitName = Literal["train", "val", "test"]
 class GroupsConfig(Config):
     """Head has at least ``head`` training images, tail fewer than ``tail``."""
 
-    head: PositiveInt = 100
-    tail: PositiveInt = 20
+    head: PositiveInt = Groups.head
+    tail: PositiveInt = Groups.tail
+
+    @model_validator(mode="after")
+    def _the_tail_ends_where_the_head_begins(self) -> Self:
+        if self.tail > self.head:
+            raise ValueError(f"tail {self.tail} is above head {self.head}; a class would be in both")
+        return self
 
 
 @dataclass(frozen=True)

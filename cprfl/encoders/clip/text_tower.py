@@ -72,7 +72,8 @@ def blank_prompts(tower: TextTower, class_names: Sequence[str], num_context: int
     """
     texts = [" ".join(["x"] * num_context + [f"{name.replace('_', ' ')}."]) for name in class_names]
     tokens_CL = tower.tokens(texts)
-    longer = [name for name, row in zip(class_names, tokens_CL, strict=True) if row[-1] != 0]
+    padding = tower.tokens([""])[0, -1]
+    longer = [name for name, row in zip(class_names, tokens_CL, strict=True) if row[-1] != padding]
     if longer:
         raise WeightsError(
             f"class {longer[0]!r} with {num_context} tokens of context is longer than the text tower's "
