@@ -21,23 +21,6 @@ from tests.helpers import write_config
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
-# Two processes run the tests. Those with a Ray of the suite share one of them, those with a cluster of their own the
-# other; the rest goes wherever there is time.
-GROUPS = {"test_two_nodes": "clusters", "test_submit": "clusters", "test_tune": "ray", "test_extraction": "ray"}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that start other processes first, each kind in its own group."""
-    grouped = []
-    for item in items:
-        needs_ray = "ray_session" in getattr(item, "fixturenames", ())
-        group = GROUPS.get(item.module.__name__.rpartition(".")[2], "ray" if needs_ray else None)  # type: ignore[attr-defined]
-        if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
-            grouped.append(item)
-    items[:] = grouped + [item for item in items if item not in set(grouped)]
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data, or a skip that says so."""

@@ -18,6 +18,7 @@ from PIL import Image
 from cprfl import feature_cache
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.images import open_image
+from cprfl.data.storage import Folder
 from cprfl.errors import BadImagesError, WeightsError
 from cprfl.experiment import Experiment, load
 from cprfl.preparation import Prepared
@@ -159,50 +160,37 @@ def test_killed_at_any_moment_it_goes_on_with_the_missing_shards(
 
 
 @pytest.mark.slow
-def test_two_runs_share_the_work(
-    small_config: Path, tmp_path: Path, database: Path, undisturbed: dict[str, bytes]
+def test_two_runs_share_the_work_on_s3_and_leave_no_secret(
+    own_config: Path, own_photos: Path, tmp_path: Path, database: Path, bucket: str, s3_server: dict[str, str]
 ) -> None:
-    """One of them on Ray, the other in its own process."""
-    root = tmp_path / "shared"
-    outputs = [tmp_path / "first", tmp_path / "second"]
-    for output in outputs:
-        use_database(output, database)
-    on_ray = preprocess_command(small_config, f"feature_dir={root}", f"output_dir={outputs[0]}")
-    first = subprocess.Popen(on_ray)
-    wait_for(lambda: list(root.glob("*/features-*")))
-    here = load(small_config, [MANY_VIEWS, f"feature_dir={root}", f"output_dir={outputs[1]}"])
-    preprocess(here)
-    assert first.wait(timeout=240) == 0
-    assert stored(root) == undisturbed
-    encoded = [
-        json.loads((output / "small" / "prepared.json").read_text())["metrics"]["extraction/images"]
-        for output in outputs
-    ]
-    assert 24 <= sum(encoded) < 48
-    (folder,) = root.iterdir()
-    FeatureStore.open(str(folder)).verify()
-
-
-@pytest.mark.slow
-def test_images_and_features_on_s3_and_no_secret_in_what_is_left(
-    own_config: Path, own_photos: Path, tmp_path: Path, bucket: str, s3_server: dict[str, str]
-) -> None:
+    """One of them on Ray and to the end, the other in its own process; images and features are on S3."""
     client = boto3.client("s3")
     for file in own_photos.iterdir():
         client.upload_file(str(file), bucket.removeprefix("s3://"), f"data/{file.name}")
-    overrides = [f"data_root={bucket}/data", f"feature_dir={bucket}/features", "train.epochs=1",
-                 "encoder.num_workers=1"]  # fmt: skip
-    words = ["run", str(own_config), *(word for value in overrides for word in ("--set", value))]
-    done = subprocess.run(command(*words), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    prepared = json.loads((tmp_path / "outputs" / "small" / "prepared.json").read_text())
-    assert prepared["features"].startswith(f"{bucket}/features/")
-    store = FeatureStore.open(prepared["features"])
-    assert store.num_images == 24
+    settings = [f"data_root={bucket}/data", f"feature_dir={bucket}/features", MANY_VIEWS, "train.epochs=1"]
+    on_ray = [*settings, "encoder.num_workers=1"]
+    words = ["run", str(own_config), *(word for value in on_ray for word in ("--set", value))]
+    process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    root = Folder(f"{bucket}/features")
+    wait_for(lambda: any((root / key).files() for key in root.folders()))
+    use_database(tmp_path / "second", database)
+    here = preprocess(load(own_config, [*settings, f"output_dir={tmp_path}/second"]))
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
+    (key,) = root.folders()
+    store = FeatureStore.open((root / key).uri)
     store.verify()
+    assert (store.num_images, store.views) == (24, 64)
+    outputs = [tmp_path / "outputs", tmp_path / "second"]
+    prepared = [json.loads((output / "small" / "prepared.json").read_text()) for output in outputs]
+    assert {record["features"] for record in prepared} == {store.folder.uri}
+    assert 24 <= sum(record["metrics"]["extraction/images"] for record in prepared) < 48
+    local = preprocess(load(own_config, [MANY_VIEWS, f"output_dir={tmp_path}/second"]))  # the same cells as from a disk
+    for ours, theirs in zip(store_of(here).iter_batches(128), store_of(local).iter_batches(128), strict=True):
+        assert torch.equal(ours.grid_BVD, theirs.grid_BVD)
     assert not (tmp_path / "outputs" / "cache" / "features").exists()
-    assert s3_server["AWS_SECRET_ACCESS_KEY"] not in done.stdout + done.stderr
-    written = [file for file in (tmp_path / "outputs").rglob("*") if file.is_file()]
+    written = [file for output in outputs for file in output.rglob("*") if file.is_file()]
     assert written
     for secret in (s3_server["AWS_SECRET_ACCESS_KEY"], s3_server["AWS_ACCESS_KEY_ID"]):
+        assert secret not in printed
         assert not [file for file in written if secret.encode() in file.read_bytes()]

@@ -60,24 +60,19 @@ def test_a_tower_that_moves_comes_out_the_same(small_config: Path) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_two_workers_are_deterministic_and_validation_selects_the_best_epoch(small_config: Path) -> None:
-    experiment = load(small_config, ["resources.num_workers=2", "train.validation=0.25", "train.select=best"])
-    first = train_stage(experiment)
-    weights = files(first)
-    (run,) = runs(experiment)
-    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/mAP")
-    assert load_info(first).metrics["val/mAP"] == pytest.approx(max(metric.value for metric in history))
-    train_stage(experiment)
-    assert files(first) == weights
-
-
-@pytest.mark.usefixtures("ray_session")
-def test_members_of_any_kind_are_weighed_on_two_workers(small_config: Path) -> None:
+def test_two_workers_weigh_members_of_any_kind_and_keep_the_best_epoch(small_config: Path) -> None:
+    """That two workers are deterministic shows in `test_two_nodes`, which compares them with two plain processes."""
     cprfl = "{name: cprfl, standardize: true, dim: 32, num_heads: 2, head_dim: 16, mlp_dim: 32}"
     members = f"[{cprfl}, {{name: logistic_regression, strengths: [0.1]}}]"
     model = f"model={{name: ensemble, weights: fitted, num_folds: 2, members: {members}}}"
-    result = stages.run(load(small_config, [model, "train.epochs=1", "resources.num_workers=2"]))["small"]
+    experiment = load(small_config, [model, "resources.num_workers=2", "train.validation=0.25", "train.select=best"])
+    result = stages.run(experiment)["small"]
     assert result.metrics["mAP"] > 0
+    (run,) = runs(experiment)
+    history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "val/mAP")
+    assert sorted(metric.step for metric in history) == [1, 2, 3, 4]
+    best = max(metric.value for metric in history)
+    assert load_info(experiment.folder / "checkpoint").metrics["val/mAP"] == pytest.approx(best)
 
 
 @pytest.mark.usefixtures("ray_session")
