@@ -21,6 +21,23 @@ from tests.helpers import write_config
 SHARED = Path(__file__).parent.parent.parent / "shared"
 
 
+# Two processes run the tests: what starts Ray waits for its processes half of the time, so it shares one of them, in
+# one session; the other takes the rest.
+ON_RAY = ("test_on_ray", "test_two_nodes", "test_tune", "test_extraction")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put what needs the suite's Ray, or a cluster of two nodes, first and into one group."""
+    first = []
+    for item in items:
+        module = item.nodeid.partition(".py")[0].rpartition("/")[2]
+        if module in ON_RAY or "ray_session" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+            first.append(item)
+    chosen = set(first)
+    items[:] = first + [item for item in items if item not in chosen]
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data, or a skip that says so."""

@@ -13,7 +13,8 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 
 from cprfl.data.manifest import Groups
 from cprfl.errors import NonFiniteError, ShapeError
-from cprfl.evaluation import average_precision, evaluate, f1_scores
+from cprfl.evaluation import Evaluation, average_precision, evaluate, f1_scores
+from cprfl.evaluation.metrics import read_predictions, write_predictions
 
 
 def test_metrics_are_the_reference_ones(shared: Path) -> None:
@@ -68,3 +69,21 @@ def test_scores_that_do_not_fit_or_are_not_finite_are_refused() -> None:
         average_precision(np.zeros((2, 3)), np.zeros((2, 4)))
     with pytest.raises(NonFiniteError, match=r"scores\[1, 0\] is nan"):
         average_precision(np.array([[0.0], [np.nan]]), np.ones((2, 1)))
+
+
+def test_scores_are_joined_by_id_and_never_by_position(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids = [f"image {number}" for number in range(7)]
+    scores = rng.normal(size=(7, 3)).astype(np.float32)
+    write_predictions(tmp_path / "p.parquet", ids, scores, ("a", "b", "c"))
+    order = rng.permutation(7)[:5]
+    assert np.array_equal(read_predictions(tmp_path / "p.parquet", [ids[row] for row in order]), scores[order])
+    with pytest.raises(ShapeError, match="no scores of image 'another' and 0 others"):
+        read_predictions(tmp_path / "p.parquet", [ids[0], "another"])
+
+
+def test_an_evaluation_is_read_back(tmp_path: Path) -> None:
+    targets = np.array([[1, 0], [0, 1], [1, 0]])
+    result = evaluate(np.eye(3, 2), targets, ("a", "b"), np.array([9, 1]), Groups())
+    result.write(tmp_path / "evaluation.json", images=3, epoch=4)
+    assert Evaluation.read(tmp_path / "evaluation.json") == result
