@@ -68,8 +68,8 @@ def test_a_sweep_is_one_parent_with_a_child_per_trial(
 @pytest.mark.usefixtures("ray_session")
 def test_a_population_exchanges_weights_and_settings(small_config: Path, tmp_path: Path) -> None:
     space = {"train.lr": {"log": [1e-9, 1e-2]}}
-    values = {"scheduler": "pbt", "perturb_epochs": 20, "trials": 2, "space": space}
-    experiment = load(small_config, ["train.epochs=80", "train.batch_size=1"])  # one begins seconds after the other
+    values = {"scheduler": "pbt", "perturb_epochs": 10, "trials": 2, "space": space}
+    experiment = load(small_config, ["train.epochs=40", "train.batch_size=1"])  # one begins seconds after the other
     sweep = load_sweep(sweep_file(tmp_path / "s.yaml", **values), small_config, [])
     tune(experiment, sweep)
     _, children = sweep_runs(experiment)
@@ -77,7 +77,7 @@ def test_a_population_exchanges_weights_and_settings(small_config: Path, tmp_pat
     assert [child.info.status for child in children] == ["FINISHED"] * 2
     changed = 0
     for child in children:  # one that took over the other's weights goes on from their epoch
-        assert max(metric.step for metric in client.get_metric_history(child.info.run_id, "val/mAP")) == 80
+        assert max(metric.step for metric in client.get_metric_history(child.info.run_id, "val/mAP")) == 40
         rates = {metric.value for metric in client.get_metric_history(child.info.run_id, "settings/train.lr")}
         changed += len(rates) > 1
     assert changed

@@ -30,7 +30,7 @@ from pipelines.stages.preprocess import preprocess
 from tests.helpers import command, command_line, free_ports, runs, steps, wait_for
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-EPOCHS = 300
+EPOCHS = 150
 TRAINING = [f"train.epochs={EPOCHS}", "resources.num_workers=2", "resources.cpus_per_worker=1"]
 
 
