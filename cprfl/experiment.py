@@ -40,6 +40,9 @@ AnyMethod = Annotated[
 ]
 
 
+FEW_IMAGES = 5000  # that are encoded before Ray's start-up has paid off, on two cores (docs/performance.md)
+
+
 def _in_this_process(num_workers: int | None) -> bool:
     return num_workers == 0 or (num_workers is None and not os.environ.get("RAY_ADDRESS"))
 
@@ -182,10 +185,10 @@ class Experiment(Config):
         """Epochs that are trained; 0 where the method is not fitted by gradients."""
         return self.train.epochs if self.model.by_gradients else 0
 
-    @property
-    def extracts_in_this_process(self) -> bool:
-        """Whether features are extracted without Ray."""
-        return _in_this_process(self.encoder.num_workers)
+    def extracts_in_this_process(self, num_images: int) -> bool:
+        """Whether so many images are encoded without Ray."""
+        workers = self.encoder.num_workers
+        return _in_this_process(workers) and (workers == 0 or num_images <= FEW_IMAGES)
 
     @property
     def tower_training(self) -> TrainConfig | None:

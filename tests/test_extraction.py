@@ -104,6 +104,28 @@ def test_text_embeddings_are_looked_up_before_they_are_computed(
     preprocess(experiment)
 
 
+@pytest.mark.parametrize(
+    ("num_workers", "address", "images", "here"),
+    [
+        (None, "", 5000, True),
+        (None, "", 5001, False),
+        (None, "127.0.0.1:6379", 1, False),
+        (0, "127.0.0.1:6379", 10**6, True),
+        (1, "", 1, False),
+    ],
+)
+def test_a_few_images_are_encoded_here_unless_a_cluster_is_named(
+    experiment: Experiment,
+    monkeypatch: pytest.MonkeyPatch,
+    num_workers: int | None,
+    address: str,
+    images: int,
+    here: bool,
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert changed(experiment, num_workers=num_workers).extracts_in_this_process(images) is here
+
+
 @pytest.mark.usefixtures("ray_session")
 def test_other_weights_on_a_node_are_an_error(experiment: Experiment, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = experiment.encoder.build(experiment.cache_dir)

@@ -44,8 +44,8 @@ class ImageEncoderConfig(Config):
     objects at the edges). ``normalize``: colour statistics; ``none`` feeds [0, 1] as the released CPRFL does.
     ``pool``: average the grid to pool x pool cells. ``views``: 1 plain view and views - 1 augmented ones.
     ``num_workers``: copies of the encoder that extract features at the same time on Ray; 0 extracts in this process.
-    Unless given it is 0 where no cluster is named, and otherwise one per GPU, or where there is none one per CPU and
-    at most eight per machine.
+    Unless given it is 0 for a few thousand images where no cluster is named, and otherwise one per GPU, or where there
+    is none one per CPU and at most eight per machine.
     """
 
     image_size: PositiveInt | None = None

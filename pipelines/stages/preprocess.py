@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 
 from cprfl.data.manifest import Manifest
+from cprfl.data.storage import Folder
+from cprfl.encoders.base import ImageEncoder
 from cprfl.experiment import Experiment
+from cprfl.feature_cache import ShardDone, ShardJob, fill_here
 from cprfl.preparation import EncoderOnce, Prepared, prepare
 
 
@@ -17,8 +20,15 @@ def preprocess(
     encoder: EncoderOnce | None = None,
 ) -> Prepared:
     """Prepare an experiment's data; the arguments are those of `cprfl.preparation.prepare`."""
-    if experiment.extracts_in_this_process:
-        return prepare(experiment, manifest=manifest, needs=needs, encoder=encoder)
+    return prepare(experiment, manifest=manifest, needs=needs, encoder=encoder, fill=_fill)
+
+
+def _fill(
+    jobs: Sequence[ShardJob], experiment: Experiment, encoder: ImageEncoder, folder: Folder
+) -> Iterator[ShardDone]:
+    """Make shards where that is sooner done (`cprfl.feature_cache.Fill`)."""
+    if experiment.extracts_in_this_process(sum(len(job.image_ids) for job in jobs)):
+        return fill_here(jobs, experiment, encoder, folder)
     from pipelines.cluster.extraction import fill_on_ray  # Ray, which takes seconds to import
 
-    return prepare(experiment, manifest=manifest, needs=needs, encoder=encoder, fill=fill_on_ray)
+    return fill_on_ray(jobs, experiment, encoder, folder)
