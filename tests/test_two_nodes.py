@@ -30,7 +30,7 @@ from pipelines.stages.preprocess import preprocess
 from tests.helpers import command, command_line, free_ports, runs, steps, wait_for
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-EPOCHS = 150
+EPOCHS = 300
 TRAINING = [f"train.epochs={EPOCHS}", "resources.num_workers=2", "resources.cpus_per_worker=1"]
 
 
@@ -115,10 +115,10 @@ def workers_by_node(cluster: Cluster, kind: str = "RayTrainWorker") -> dict[int,
 
 
 def wait_for_checkpoint(output: Path, process: subprocess.Popen[str], later_than: str = "") -> str:
-    """The name of the first checkpoint later than another; names ascend with time."""
+    """The name of the first checkpoint folder later than another; names ascend with time."""
     deadline = time.monotonic() + 200
     while True:
-        newest = max((folder.name for folder in (output / "small" / "training").glob("*/checkpoint_*")), default="")
+        newest = max((folder.name for folder in (output / "small" / "training").glob("*/checkpoint_[0-9]*")), default="")
         if newest > later_than:
             return newest
         assert process.poll() is None, process.communicate()
