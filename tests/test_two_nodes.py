@@ -116,9 +116,10 @@ def workers_by_node(cluster: Cluster, kind: str = "RayTrainWorker") -> dict[int,
 
 def wait_for_checkpoint(output: Path, process: subprocess.Popen[str], later_than: str = "") -> str:
     """The name of the first checkpoint folder later than another; names ascend with time."""
+    training = output / "small" / "training"
     deadline = time.monotonic() + 200
     while True:
-        newest = max((folder.name for folder in (output / "small" / "training").glob("*/checkpoint_[0-9]*")), default="")
+        newest = max((folder.name for folder in training.glob("*/checkpoint_[0-9]*")), default="")
         if newest > later_than:
             return newest
         assert process.poll() is None, process.communicate()
