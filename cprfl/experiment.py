@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cprfl.config import Config, SameAsRoot, read_override, read_settings, validate
 from cprfl.data.files import fingerprint
+from cprfl.data.filesystems import absolute
 from cprfl.data.readers.coco import CocoDataset
 from cprfl.data.readers.csv_table import CsvDataset
 from cprfl.data.readers.list_files import ListFilesDataset
@@ -295,18 +296,14 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     for name in ("output_dir", "data_root"):
         if name in merged and not merged[name]:
             raise ConfigError(f"{path}: {name} is empty; give a folder")
-    merged["output_dir"] = _absolute(merged.get("output_dir", "outputs"))
-    merged["data_root"] = _absolute(merged.get("data_root", "."))
+    merged["output_dir"] = absolute(str(merged.get("output_dir", "outputs")))
+    merged["data_root"] = absolute(str(merged.get("data_root", ".")))
     if merged.get("feature_dir"):
-        merged["feature_dir"] = _absolute(merged["feature_dir"])
+        merged["feature_dir"] = absolute(str(merged["feature_dir"]))
     experiment = validate(Experiment, merged, source=str(path), data_root=merged["data_root"])
     for key in experiment.variants:
         experiment.variant(key)
     return experiment
-
-
-def _absolute(path: Any) -> str:
-    return str(path) if "://" in str(path) else str(Path(str(path)).absolute())
 
 
 def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

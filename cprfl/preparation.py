@@ -122,7 +122,8 @@ def prepare(
     """
     manifest = experiment.dataset.read() if manifest is None else manifest
     needs = {*needs, TRAIN, *_selection_splits(experiment)}
-    _check_splits(_split(manifest, experiment), needs, experiment)
+    split = _split(manifest, experiment)
+    _check_splits(split, needs, experiment)
     text, text_path = experiment.text_encoder.find_or_embed(manifest.class_names, experiment.cache_dir)
     encoder = encoder if encoder is not None and encoder.serves(experiment) else EncoderOnce(experiment)
     report, store, metrics = experiment.folder / "bad_images.csv", None, dict[str, float]()
@@ -142,9 +143,9 @@ def prepare(
         print(f"{len(bad)} images skipped: {report}", file=sys.stderr)
         skipped = {item.image_id for item in bad}
         manifest = manifest.select([row for row, image in enumerate(manifest.image_ids) if image not in skipped])
-    manifest = _split(manifest, experiment)
-    if bad:
-        _check_splits(manifest, needs, experiment)
+        split = _split(manifest, experiment)
+        _check_splits(split, needs, experiment)
+    manifest = split
     manifest.write(experiment.folder / MANIFEST)
     # Workers read a copy that is named by what it says: the next command may overwrite the experiment's.
     copy = experiment.cache_dir / "manifests" / f"{manifest.digest}.parquet"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -306,9 +307,9 @@ def _held_out_logits(experiment: Experiment, prepared: Prepared, held_out: Manif
     source = _source(experiment, prepared, training, objective, augmented=True)
     objective.method.fit(_features(source))
     if experiment.model.by_gradients:
-        ends: list[EpochEnd] = []
+        ends = deque[EpochEnd](maxlen=1)
         fit(objective, source, experiment.train, seed=experiment.seed, worker=worker,
-            on_epoch_end=lambda end: ends.__setitem__(slice(None), [end]))  # fmt: skip
+            on_epoch_end=ends.append)  # fmt: skip
         objective.load_kept_state(ends[0].weights)
         objective.method.bake()
     others = _source(experiment, prepared, held_out, objective, augmented=False)

@@ -30,6 +30,11 @@ def is_remote(uri: str) -> bool:
     return "://" in uri and not uri.startswith("file://")
 
 
+def absolute(uri: str) -> str:
+    """The same path from the root on; a URI as it is."""
+    return uri if "://" in uri else str(Path(uri).absolute())
+
+
 def local_path(uri: str) -> Path:
     """The path of a local URI."""
     return Path(uri.removeprefix("file://"))

@@ -65,12 +65,12 @@ def prune(
 
 
 def _cached(output_dir: str, features: str | None, keys: list[str] | None) -> list[Cached]:
+    from cprfl.data.filesystems import absolute
     from cprfl.errors import FeatureStoreError
     from pipelines.stages.features import cached
 
     output = Path(output_dir).absolute()
-    root = features or str(output / "cache" / "features")
-    root = root if "://" in root else str(Path(root).absolute())
+    root = absolute(features or str(output / "cache" / "features"))
     stores = cached(root, output)
     unknown = set(keys or ()) - {item.key for item in stores}
     if unknown:
