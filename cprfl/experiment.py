@@ -26,7 +26,7 @@ from cprfl.encoders.text import GloveText, NpzText, OpenClipText, RandomText
 from cprfl.errors import CheckpointError, ConfigError
 from cprfl.evaluation.comparison import PromotionConfig
 from cprfl.losses import CONFIGS, AnyLoss
-from cprfl.models import CPRFL, CoOp, Ensemble, LinearProbe, LogisticRegression, ZeroShot
+from cprfl.models import AnyMethod
 from cprfl.training.checkpoint import CheckpointInfo
 from cprfl.training.config import TrainConfig
 
@@ -35,11 +35,6 @@ AnyDataset = Annotated[
 ]
 AnyEncoder = Annotated[OpenClipEncoder.Config | CnnEncoder.Config, Field(discriminator="name")]
 AnyTextEncoder = Annotated[OpenClipText | GloveText | NpzText | RandomText, Field(discriminator="name")]
-AnyMethod = Annotated[
-    CPRFL.Config | CoOp.Config | LinearProbe.Config | LogisticRegression.Config | ZeroShot.Config | Ensemble.Config,
-    Field(discriminator="name"),
-]
-
 
 FEW_IMAGES = 5000  # that are encoded before Ray's start-up has paid off, on two cores (docs/performance.md)
 
@@ -131,15 +126,29 @@ class Experiment(Config):
             raise ValueError(
                 "train.select: best needs train.validation > 0 (a split of the training images), or dataset.splits.val"
             )
-        if self.model.needs_text_tower and self.text_encoder.name != "open_clip":
-            raise ValueError(
-                f"model.name={self.model.name} learns through a text tower; set text_encoder.name: open_clip"
-            )
+        self._check_that_the_encoders_suit_the_method()
+        if self.selects == "folds" and self.protocol == "published":
+            raise ValueError("train.select: folds never looks at the test images; protocol: published chooses by them")
         if self.train.moves_tower:
             self._check_that_the_tower_can_move()
         if (before := self.first_experiment) is not None and not before.train.moves_tower:
             raise ValueError("first.train.backbone: frozen trains no image tower; set it to adapter or finetune")
         return self
+
+    def _check_that_the_encoders_suit_the_method(self) -> None:
+        chosen = f"model.name={self.model.name}"
+        if self.model.needs_text_tower and self.text_encoder.name != "open_clip":
+            raise ValueError(f"{chosen} learns through a text tower; set text_encoder.name: open_clip")
+        if self.model.needs_joint_space and not self.joint_space:
+            raise ValueError(
+                f"{chosen} compares images with texts; give encoder and text_encoder the same open_clip model"
+            )
+        if self.model.needs_joint_cells and not getattr(self.encoder, "project", False):
+            raise ValueError(f"{chosen} compares cells with texts; set encoder.project: true and encoder.layer: -1")
+        if self.model.needs_moving_tower and not self.train.moves_tower:
+            raise ValueError(
+                f"{chosen}, as it is set, trains the image tower; set train.backbone to adapter or finetune"
+            )
 
     def _check_that_the_tower_can_move(self) -> None:
         moved = f"train.backbone: {self.train.backbone}"
@@ -180,6 +189,23 @@ class Experiment(Config):
         values = self.model_dump(mode="json", include={"seed", "protocol", "model", "loss", "train"})
         del values["train"]["features_in_memory_mb"], values["train"]["finetune"]["num_processes"]
         return fingerprint([values, self.resources.world_size])
+
+    @property
+    def joint_space(self) -> bool:
+        """Whether images and texts are encoded by one CLIP, as far as the configuration tells.
+
+        Embeddings from a file are taken at their word: their width is compared where the method is built.
+        """
+        image, text = self.encoder, self.text_encoder
+        if not isinstance(image, OpenClipEncoder.Config) or not isinstance(text, OpenClipText):
+            return isinstance(image, OpenClipEncoder.Config) and isinstance(text, NpzText)
+        same_weights = image.weights == text.weights and (image.weights or image.pretrained == text.pretrained)
+        return image.model == text.model and bool(same_weights)
+
+    @property
+    def selects(self) -> Literal["last", "best", "folds"]:
+        """Which weights are kept; see ``train.select``."""
+        return self.train.select or ("folds" if self.model.folds and self.protocol == "honest" else "last")
 
     @property
     def epochs(self) -> int:

@@ -99,7 +99,8 @@ def fill_here(
 ) -> Iterator[ShardDone]:
     """Make shards in this process: images are decoded in threads while those before are encoded."""
     views, cpus = encoder.config.views, os.cpu_count() or 1
-    shard_bytes = max(len(job.image_ids) for job in jobs) * views * 3 * encoder.image_size**2
+    image_bytes = encoder.config.rows_per_image.total * 3 * encoder.image_size**2
+    shard_bytes = max(len(job.image_ids) for job in jobs) * image_bytes
     ahead = max(1, min(cpus, _BYTES_AHEAD // shard_bytes))
     skip_bad = experiment.dataset.on_bad_image == "skip"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -135,7 +135,7 @@ def prepare(
     else:
         key = StoreKey(
             tuple(zip(manifest.image_ids, manifest.uris, stamps, strict=True)), encoder.fingerprint,
-            experiment.encoder.views,
+            experiment.encoder.views, experiment.encoder.crops,
         )  # fmt: skip
         store, metrics = find_or_encode(manifest, experiment, encoder(), key, fill or fill_here, report)
         bad, images = store.bad_images, store.description["key"]
@@ -207,7 +207,7 @@ def selection_split(experiment: Experiment) -> str:
 
 
 def _selection_splits(experiment: Experiment) -> set[str]:
-    selects = experiment.train.validation > 0 or experiment.train.select == "best" or experiment.protocol == "published"
+    selects = experiment.train.validation > 0 or experiment.selects == "best" or experiment.protocol == "published"
     return {selection_split(experiment)} if selects else set()
 
 

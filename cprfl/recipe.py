@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
+import sys
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cprfl.data.long_tail import class_counts, hold_out, num_training_images
-from cprfl.data.manifest import TRAIN, Manifest
-from cprfl.data.stratify import stratify
+from cprfl.assembly import BATCH, facts_of, features_of, objective_of, source_of, text_tower_of
+from cprfl.data.long_tail import class_counts
+from cprfl.data.manifest import TRAIN
 from cprfl.encoders.adapters import moved_state
-from cprfl.encoders.base import Encoded
-from cprfl.encoders.clip.text_tower import TextTower
-from cprfl.errors import ConfigError, DatasetError
+from cprfl.errors import ConfigError
 from cprfl.evaluation.metrics import evaluate
 from cprfl.experiment import Experiment, ResourcesConfig
-from cprfl.models.base import Facts, Features, feature_statistics
+from cprfl.out_of_fold import Findings, in_words, look_at_folds
 from cprfl.preparation import CHECKPOINT, Prepared, selection_split
 from cprfl.training.checkpoint import CheckpointInfo, TrainingState, load_info, load_state, save_checkpoint
 from cprfl.training.loop import EpochEnd, Worker, fit, score
 from cprfl.training.objective import Objective
-from cprfl.training.sources import ImageFiles, Source, StoredFeatures
-
-_BATCH = 256  # cached features that are looked at, or scored, at a time
 
 
 @dataclass(frozen=True)
@@ -134,7 +127,7 @@ def keep_checkpoint(source: Path, target: Path) -> Path:
 
 def checkpoint_score(experiment: Experiment, metrics: dict[str, float], epoch: int) -> float:
     """That of which the highest is kept: mAP on the images that select, or else the epoch."""
-    selects = experiment.protocol == "published" or experiment.train.select == "best"
+    selects = experiment.protocol == "published" or experiment.selects == "best"
     return metrics[f"{selection_split(experiment)}/mAP"] if selects else float(epoch)
 
 
@@ -169,14 +162,10 @@ def run_training(
     torch.manual_seed(experiment.seed)
     manifest = prepared.manifest
     training = manifest.split(TRAIN)
-    facts = _facts(experiment, prepared, training)
-    tower = copy.deepcopy(prepared.encoder()) if experiment.train.moves_tower else None
-    teacher = copy.deepcopy(prepared.encoder()) if experiment.train.distill > 0 else None
-    criterion = experiment.loss.build(class_counts(manifest), num_training_images(manifest))
-    text_tower = _text_tower(experiment)
+    facts, text_tower = facts_of(experiment, prepared, training), text_tower_of(experiment)
     text_source = f"text tower {text_tower.fingerprint()}" if text_tower else prepared.text.encoder
-    objective = Objective(experiment.model.build(facts, text_tower), criterion, experiment.train, tower, teacher)
-    source = _source(experiment, prepared, training, objective, augmented=True)
+    objective = objective_of(experiment, prepared, facts, text_tower)
+    source = source_of(experiment, prepared, training, objective, training=True)
     inherited = None
     if not experiment.train.moves_tower and experiment.tower_training is not None:
         inherited = moved_state(prepared.encoder(), experiment.tower_training.backbone)
@@ -195,60 +184,41 @@ def run_training(
 
         on_epoch_end(Epoch(number, metrics, worker.rank, save))
 
-    if resume is not None and load_info(resume).epoch == experiment.epochs:
+    findings = _findings(experiment, prepared, worker, objective, resume)
+    if resume is not None and load_info(resume).epoch == findings.epochs:
         return  # killed before anybody heard of the last epoch
-    if resume is None and objective.method.folds:
-        logits_MNC = _out_of_fold_logits(experiment, prepared, worker, objective.method.folds)
-        objective.method.weigh_members(logits_MNC, torch.from_numpy(training.targets()))
     if resume is None and prepared.store is not None:
-        objective.method.fit(_features(source))
+        objective.method.fit(features_of(source))
     if not experiment.model.by_gradients:
         weights = objective.kept_state()
-        report(0, validate(weights) if validate else {}, weights, None)
+        report(0, (validate(weights) if validate else {}) | findings.metrics, weights, None)
         return
 
     def end(epoch: EpochEnd) -> None:
-        report(epoch.epoch, epoch.metrics, epoch.weights, epoch.state)
+        report(epoch.epoch, epoch.metrics | findings.metrics, epoch.weights, epoch.state)
 
+    schedule = experiment.train.schedule_epochs or experiment.epochs
+    config = experiment.train.model_copy(update={"epochs": findings.epochs, "schedule_epochs": schedule})
     fit(
-        objective, source, experiment.train, seed=experiment.seed, worker=worker, on_epoch_end=end,
+        objective, source, config, seed=experiment.seed, worker=worker, on_epoch_end=end,
         validate=validate, resume=(load_info(resume).epoch, load_state(resume)) if resume else None,
     )  # fmt: skip
 
 
-def _text_tower(experiment: Experiment) -> TextTower | None:
-    return experiment.text_encoder.tower(experiment.cache_dir) if experiment.model.needs_text_tower else None
-
-
-def _facts(experiment: Experiment, prepared: Prepared, training: Manifest) -> Facts:
-    grid_dim, global_dim = _dimensions(prepared)
-    statistics = None
-    if experiment.model.needs_statistics:
-        assert prepared.store is not None
-        plain = prepared.store.subset(training.image_ids).iter_batches(_BATCH, views="plain")
-        statistics = feature_statistics(batch.grid_BVD for batch in plain)
-    return Facts.of_data(training, prepared.text.embeddings_CM, grid_dim, global_dim, statistics)
-
-
-def _dimensions(prepared: Prepared) -> tuple[int, int]:
-    """Channels of cells and summaries: those of the cached features, or found by encoding a blank image."""
-    if prepared.store is not None:
-        return prepared.store.grid_shape[1], prepared.store.global_dim
-    encoder = prepared.encoder()
-    with torch.inference_mode():
-        encoded: Encoded = encoder(torch.zeros(1, 3, encoder.image_size, encoder.image_size))
-    return encoded.grid_BVD.shape[-1], encoded.global_BE.shape[-1]
-
-
-def _source(
-    experiment: Experiment, prepared: Prepared, images: Manifest, objective: Objective, augmented: bool
-) -> Source:
-    """What the objective takes of these images: cached features, or the images for a tower that moves."""
-    settings = experiment.train.finetune
-    if prepared.store is not None:
-        return StoredFeatures(images, prepared.store, experiment.train.features_in_memory_mb * 2**20)
-    assert objective.tower is not None
-    return ImageFiles(images, objective.tower, settings.augmentation if augmented else None, settings.num_processes)
+def _findings(
+    experiment: Experiment, prepared: Prepared, worker: Worker, objective: Objective, resume: Path | None
+) -> Findings:
+    """What the folds told, now or before an interruption; they are looked at where the method or the settings ask."""
+    if not experiment.model.folds and experiment.selects != "folds":
+        return Findings(experiment.epochs, {})
+    if resume is not None:
+        before = {name: value for name, value in load_info(resume).metrics.items() if name.startswith("folds/")}
+        return Findings(int(before.get("folds/epochs", experiment.epochs)), before)
+    findings = look_at_folds(experiment, prepared, worker, objective.method)
+    torch.manual_seed(experiment.seed)
+    if worker.rank == 0:
+        print(f"{experiment.name}: {in_words(findings)}", file=sys.stderr, flush=True)
+    return findings
 
 
 def _validation(
@@ -259,8 +229,8 @@ def _validation(
     watched = manifest.split(split)
     if not len(watched):
         return None
-    source, counts = _source(experiment, prepared, watched, objective, augmented=False), class_counts(manifest)
-    size = _BATCH if prepared.store is not None else experiment.encoder.batch_size
+    source, counts = source_of(experiment, prepared, watched, objective, training=False), class_counts(manifest)
+    size = BATCH if prepared.store is not None else experiment.encoder.batch_size
 
     def validate(weights: dict[str, Tensor]) -> dict[str, float]:
         with objective.loaded(weights):
@@ -269,48 +239,3 @@ def _validation(
         return {f"{split}/{name}": value for name, value in result.metrics.items() if not name.startswith("AP/")}
 
     return validate
-
-
-def _features(source: Source) -> Features:
-    def batches() -> Iterator[tuple[Encoded, Tensor]]:
-        for inputs, targets_BC, _ in source.in_order(_BATCH):
-            assert not isinstance(inputs, Tensor)
-            yield inputs, targets_BC
-
-    return batches
-
-
-def _out_of_fold_logits(experiment: Experiment, prepared: Prepared, worker: Worker, folds: int) -> Tensor:
-    """Logits [M, n, c] of the members on each training image, by a training that has not seen it."""
-    training = prepared.manifest.split(TRAIN)
-    fold_N = stratify(training.targets(), [1 / folds] * folds, experiment.seed)
-    if len(np.unique(fold_N)) < folds:
-        raise DatasetError(f"split train: {len(training)} images make no {folds} folds; lower model.num_folds")
-    found: Tensor | None = None
-    for fold in range(folds):
-        held_out = training.select(np.flatnonzero(fold_N == fold))
-        part = replace(prepared, manifest=hold_out(training, fold_N == fold))
-        logits = _held_out_logits(experiment, part, held_out, worker)
-        found = logits.new_zeros(len(logits), len(training), logits.shape[2]) if found is None else found
-        found[:, torch.from_numpy(fold_N == fold)] = logits
-    assert found is not None
-    return found
-
-
-def _held_out_logits(experiment: Experiment, prepared: Prepared, held_out: Manifest, worker: Worker) -> Tensor:
-    """Train on the training images of ``prepared`` and score the members on others."""
-    torch.manual_seed(experiment.seed)
-    training = prepared.manifest.split(TRAIN)
-    criterion = experiment.loss.build(class_counts(training), num_training_images(training))
-    method = experiment.model.build(_facts(experiment, prepared, training), _text_tower(experiment))
-    objective = Objective(method, criterion, experiment.train)
-    source = _source(experiment, prepared, training, objective, augmented=True)
-    objective.method.fit(_features(source))
-    if experiment.model.by_gradients:
-        ends = deque[EpochEnd](maxlen=1)
-        fit(objective, source, experiment.train, seed=experiment.seed, worker=worker,
-            on_epoch_end=ends.append)  # fmt: skip
-        objective.load_kept_state(ends[0].weights)
-        objective.method.bake()
-    others = _source(experiment, prepared, held_out, objective, augmented=False)
-    return score(objective, others, held_out.image_ids, _BATCH, worker, members=True)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"pipelines.cli"},
     {"pipelines.submit"},
-    {"pipelines.retraining"},
+    {"pipelines.retraining", "pipelines.benchmark"},
     {"pipelines.sweeps"},
     {"pipelines.stages"},
     {"pipelines.cluster"},
@@ -23,6 +23,8 @@ FLOORS = [
     {"pipelines.request", "pipelines.background"},
     {"cprfl.inference"},
     {"cprfl.recipe"},
+    {"cprfl.out_of_fold"},
+    {"cprfl.assembly"},
     {"cprfl.preparation"},
     {"cprfl.feature_cache"},
     {"cprfl.experiment"},

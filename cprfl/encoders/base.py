@@ -18,6 +18,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from cprfl.config import Config
+from cprfl.data.feature_store.shards import ImageRows
 from cprfl.data.files import fingerprint
 from cprfl.torchvision_cpu import ensure_torchvision
 
@@ -28,6 +29,9 @@ STATISTICS: dict[str, Statistics] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
 }
+
+
+_AS_BEFORE = {"crops": 1, "attention": "own"}  # later settings, with the values at which nothing is other than before
 
 
 class Encoded(NamedTuple):
@@ -42,7 +46,10 @@ class ImageEncoderConfig(Config):
 
     ``resize``: squash the whole image into the square, or resize its shorter side and crop the centre (which loses
     objects at the edges). ``normalize``: colour statistics; ``none`` feeds [0, 1] as the released CPRFL does.
-    ``pool``: average the grid to pool x pool cells. ``views``: 1 plain view and views - 1 augmented ones.
+    ``pool``: average the grid to pool x pool cells. ``views``: 1 plain view and views - 1 augmented ones, of which
+    training draws. ``crops``: what is scored, in evaluation, validation and prediction alike: the plain view (1), or
+    the mean of the logits of five crops (5: the image is made 248/224 as large as the input, and cut at its four
+    corners and its centre; CAPNET's test-time ensemble).
     ``num_workers``: copies of the encoder that extract features at the same time on Ray; 0 extracts in this process.
     Unless given it is 0 for a few thousand images where no cluster is named, and otherwise one per GPU, or where there
     is none one per CPU and at most eight per machine.
@@ -52,9 +59,15 @@ class ImageEncoderConfig(Config):
     resize: Literal["squash", "crop"] = "squash"
     normalize: Literal["own", "clip", "imagenet", "none"] = "own"
     pool: PositiveInt | None = None
-    views: int = Field(default=1, ge=1, le=127)
+    views: int = Field(default=1, ge=1, le=122)  # with five crops, their numbers still fit into a byte
+    crops: Literal[1, 5] = 1
     batch_size: PositiveInt = 32
     num_workers: NonNegativeInt | None = None
+
+    @property
+    def rows_per_image(self) -> ImageRows:
+        """What a feature store holds of each image."""
+        return ImageRows(self.views, self.crops)
 
     @abstractmethod
     def build(self, cache_dir: Path) -> ImageEncoder:
@@ -68,10 +81,12 @@ class Transform:
     Attributes:
         size: of its sides, in pixels.
         resize: see `ImageEncoderConfig`.
+        crops: what `scored` makes of an image; see `ImageEncoderConfig`.
     """
 
     size: int
     resize: Literal["squash", "crop"]
+    crops: Literal[1, 5] = 1
 
     def __call__(self, image: Image.Image, view: int = 0, seed: int = 0) -> Tensor:
         """The input, uint8 [3, H, W].
@@ -79,19 +94,29 @@ class Transform:
         View 0 is the plain image; a further view is a random crop of at least half its area, flipped half the time,
         and follows from ``seed``.
         """
-        ensure_torchvision()
-        from torchvision.transforms.v2 import functional as TF
-
         if view > 0:
             image = _augment(image, torch.Generator().manual_seed(seed * 128 + view))
-        if self.resize == "squash":
-            image = image.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        else:
-            scale = self.size / min(image.size)
-            width, height = (max(self.size, round(side * scale)) for side in image.size)
-            image = TF.center_crop(image.resize((width, height), Image.Resampling.BICUBIC), [self.size, self.size])
-        pixels: Tensor = TF.pil_to_tensor(image)
+        functional = _torchvision_functional()
+        cropped = functional.center_crop(self._resized(image, self.size), [self.size, self.size])
+        pixels: Tensor = functional.pil_to_tensor(cropped)
         return pixels
+
+    def scored(self, image: Image.Image) -> Tensor:
+        """The K inputs, uint8 [K, 3, H, W], whose logits are averaged: the plain view, or the crops."""
+        if self.crops == 1:
+            return self(image)[None]
+        functional = _torchvision_functional()
+        larger = self._resized(image, round(self.size * 248 / 224))
+        crops = functional.five_crop(larger, [self.size, self.size])
+        return torch.stack([functional.pil_to_tensor(crop) for crop in crops])
+
+    def _resized(self, image: Image.Image, side: int) -> Image.Image:
+        """The image with both of its sides, or its shorter one, so long."""
+        width = height = side
+        if self.resize == "crop":
+            scale = side / min(image.size)
+            width, height = (max(side, round(own * scale)) for own in image.size)
+        return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
 class ImageEncoder(nn.Module):
@@ -110,7 +135,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.image_size = image_size
-        self.transform = Transform(image_size, config.resize)
+        self.transform = Transform(image_size, config.resize, config.crops)
         self.adapters: nn.ModuleList | None = None  # of `cprfl.encoders.adapters`
         self.statistics = statistics if config.normalize == "own" else STATISTICS[config.normalize]
         self.register_buffer("mean", torch.tensor(self.statistics[0]).view(3, 1, 1), persistent=False)
@@ -146,6 +171,7 @@ class ImageEncoder(nn.Module):
         """Changes with the settings, the transform and every weight."""
         ignored = {"batch_size", "num_workers", "pretrained", "weights"}  # the digest says which weights these are
         settings = self.config.model_dump(mode="json", exclude=ignored)
+        settings = {name: value for name, value in settings.items() if (name, value) not in _AS_BEFORE.items()}
         return fingerprint([settings, self.transform_description, weights_digest(self)])
 
 
@@ -161,6 +187,14 @@ def weights_digest(module: nn.Module) -> str:
 def freeze(encoder: ImageEncoder) -> ImageEncoder:
     """Evaluation mode, no gradients."""
     return encoder.eval().requires_grad_(False)
+
+
+def _torchvision_functional() -> Any:
+    """torchvision's transforms as functions; importing them takes a second."""
+    ensure_torchvision()
+    from torchvision.transforms.v2 import functional
+
+    return functional
 
 
 def _augment(image: Image.Image, generator: torch.Generator) -> Image.Image:

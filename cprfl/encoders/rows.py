@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cprfl.data.feature_store.shards import Features
+from cprfl.data.feature_store.shards import Features, ImageRows
 from cprfl.data.images import BadImage, open_image, report_bad_images
 from cprfl.data.manifest import Manifest
 from cprfl.encoders.base import ImageEncoder, Transform
@@ -23,7 +23,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         image_ids: the n images that decode.
-        pixels_NK3HW: uint8, K views each.
+        pixels_NK3HW: uint8, K rows each (`ImageRows`).
         bad: the images that do not.
     """
 
@@ -33,10 +33,14 @@ class Decoded(NamedTuple):
 
 
 def decode(image_ids: Sequence[str], uris: Sequence[str], transform: Transform, views: int) -> Decoded:
-    """Open images and make the encoder's input of them; augmented views follow from the image's id alone."""
+    """Open images and make the encoder's input of them: so many views, and crops where those are scored.
+
+    Augmented views follow from the image's id alone.
+    """
+    rows = ImageRows(views, transform.crops)
     found: list[str] = []
     bad: list[BadImage] = []
-    pixels_NK3HW = np.empty((len(image_ids), views, 3, transform.size, transform.size), dtype=np.uint8)
+    pixels_NK3HW = np.empty((len(image_ids), rows.total, 3, transform.size, transform.size), dtype=np.uint8)
     for image_id, uri in zip(image_ids, uris, strict=True):
         try:
             image = open_image(uri)
@@ -46,6 +50,8 @@ def decode(image_ids: Sequence[str], uris: Sequence[str], transform: Transform, 
         seed = int.from_bytes(hashlib.sha256(image_id.encode()).digest()[:4])
         for view in range(views):
             pixels_NK3HW[len(found), view] = transform(image, view, seed).numpy()
+        if rows.total > views:
+            pixels_NK3HW[len(found), views:] = transform.scored(image).numpy()
         found.append(image_id)
     return Decoded(found, pixels_NK3HW[: len(found)], bad)
 
@@ -57,23 +63,23 @@ def encode(image_ids: Sequence[str], pixels_NK3HW: np.ndarray, encoder: ImageEnc
     Raises:
         NonFiniteError: where the encoder gives NaN or infinity for an image.
     """
-    views = encoder.config.views
+    rows = encoder.config.rows_per_image.total
     pixels = torch.from_numpy(pixels_NK3HW).flatten(0, 1)
     if not len(pixels):  # every image of the shard is bad: an empty shard still needs its shapes
         pixels = torch.zeros(1, 3, encoder.image_size, encoder.image_size, dtype=torch.uint8)
     batches = [encoder(batch.to(encoder.mean.device)) for batch in pixels.split(encoder.config.batch_size)]
     grid, global_features = (
-        torch.cat([part.half().cpu() for part in parts])[: len(image_ids) * views].numpy()
+        torch.cat([part.half().cpu() for part in parts])[: len(image_ids) * rows].numpy()
         for parts in zip(*batches, strict=True)
     )
     finite = np.isfinite(grid).all(axis=(1, 2)) & np.isfinite(global_features).all(axis=1)
     if not finite.all():
-        image_id = image_ids[int(np.flatnonzero(~finite)[0]) // views]
+        image_id = image_ids[int(np.flatnonzero(~finite)[0]) // rows]
         raise NonFiniteError(
             f"image {image_id}: the encoder {encoder.config.model_dump()['model']} gives NaN or infinity in float16; "
             "check its weights and the normalize setting"
         )
-    ids, numbers = np.repeat(list(image_ids), views), np.tile(np.arange(views, dtype=np.int8), len(image_ids))
+    ids, numbers = np.repeat(list(image_ids), rows), np.tile(np.arange(rows, dtype=np.int8), len(image_ids))
     return Features(tuple(ids.tolist()), numbers, grid, global_features)
 
 

@@ -98,16 +98,18 @@ class Predictor:
         return cls(method, load_encoder(checkpoint, info, encoder_weights, cache_dir), info.class_names)
 
     def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Probabilities, float32 [n, c]."""
-        size = self.encoder.config.batch_size
-        starts = range(0, len(images), size)
+        """Probabilities, float32 [n, c]: of the mean logits of each image's scored rows (``encoder.crops``)."""
+        transform = self.encoder.transform
+        size = max(1, self.encoder.config.batch_size // transform.crops)
         batches = (
-            torch.stack([self.encoder.transform(image) for image in images[start : start + size]]) for start in starts
+            torch.cat([transform.scored(image) for image in images[start : start + size]])
+            for start in range(0, len(images), size)
         )
-        return self.logits(batches).sigmoid().numpy()
+        logits_NKC = self.logits(batches).unflatten(0, (len(images), transform.crops))
+        return logits_NKC.mean(dim=1).sigmoid().numpy()
 
     def logits(self, batches: Iterable[Tensor]) -> Tensor:
-        """Logits, float32 [n, c] on the CPU, of batches of transformed images [B, 3, H, W]."""
+        """Logits, float32 [n, c] on the CPU, of n inputs of the encoder in batches [B, 3, H, W]: one row for each."""
         found = [torch.empty((0, len(self.class_names)))]
         with torch.inference_mode():
             for images_B3HW in batches:

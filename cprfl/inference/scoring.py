@@ -16,6 +16,8 @@ from cprfl.experiment import Experiment, experiment_of
 from cprfl.inference.predictor import Predictor, load_method
 from cprfl.preparation import Prepared
 from cprfl.training.checkpoint import load_info
+from cprfl.training.loop import Worker, mean_logits
+from cprfl.training.objective import Inputs
 from cprfl.training.sources import ImageFiles, StoredFeatures
 
 EVALUATION, PREDICTIONS = "evaluation.json", "predictions.parquet"
@@ -46,7 +48,7 @@ def evaluate_checkpoint(experiment: Experiment, prepared: Prepared, checkpoint: 
 def score_test_images(
     experiment: Experiment, prepared: Prepared, checkpoint: Path, encoder_weights: Path | None = None
 ) -> np.ndarray:
-    """Logits [n, c] of the test images' plain views, from cached features where they are the checkpoint's encoder's.
+    """Logits [n, c] of the test images, from cached features where they are the checkpoint's encoder's.
 
     Args:
         experiment: whose test images.
@@ -59,25 +61,26 @@ def score_test_images(
         CheckpointError: where the checkpoint was trained on features of another encoder than those at hand.
     """
     test, info = prepared.manifest.split(TEST), load_info(checkpoint)
-    row = {image_id: number for number, image_id in enumerate(test.image_ids)}
-    logits_NC = torch.zeros(len(test), len(info.class_names))
+    worker = Worker(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if prepared.store is not None and not experiment_of(info, checkpoint).train.moves_tower:
         if info.encoder_fingerprint == prepared.encoder_fingerprint:
-            method, _ = load_method(checkpoint)
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            method.to(device)
-            with torch.inference_mode():
-                for inputs, _, image_ids in StoredFeatures(test, prepared.store).in_order(_BATCH):
-                    encoded = (values.to(device).float() for values in inputs)
-                    logits_NC[[row[image_id] for image_id in image_ids]] = method(*encoded).float().cpu()
-            return logits_NC.numpy()
+            method = load_method(checkpoint)[0].to(worker.device)
+
+            def of_features(inputs: Inputs) -> Tensor:
+                logits_BC: Tensor = method(*(values.to(worker.device).float() for values in inputs))
+                return logits_BC
+
+            cached = StoredFeatures(test, prepared.store)
+            return mean_logits(of_features, cached, test.image_ids, _BATCH, worker).numpy()
         if encoder_weights is None:
             raise CheckpointError(
                 f"{checkpoint}: trained on features of another encoder than {prepared.store.folder.uri}; train again"
             )
     predictor = Predictor.load(checkpoint, encoder_weights)
     images = ImageFiles(test, predictor.encoder, num_processes=experiment.train.finetune.num_processes)
-    for inputs, _, image_ids in images.in_order(experiment.encoder.batch_size):
+
+    def of_images(inputs: Inputs) -> Tensor:
         assert isinstance(inputs, Tensor)
-        logits_NC[[row[image_id] for image_id in image_ids]] = predictor.logits([inputs])
-    return logits_NC.numpy()
+        return predictor.logits([inputs])
+
+    return mean_logits(of_images, images, test.image_ids, experiment.encoder.batch_size, worker).numpy()

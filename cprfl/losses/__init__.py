@@ -1,6 +1,7 @@
 """Losses for long-tailed multi-label targets; every one takes (logits, targets), both [..., c].
 
-A new loss is a class or a function that makes one, and a line in `LOSSES`.
+A new loss is a class or a function that makes one, and a line in `LOSSES`. `CorrelationPenalty` is none of them: it
+takes logits alone, and is added to any.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from pydantic import Field
 from torch import nn
 
 from cprfl.losses.asymmetric import AsymmetricLoss
+from cprfl.losses.balanced_asymmetric import BalancedAsymmetricLoss
 from cprfl.losses.config import LossConfig, config_of
+from cprfl.losses.correlation import CorrelationPenalty
+from cprfl.losses.db_star import DBStar
 from cprfl.losses.distribution_balanced import DistributionBalancedLoss
 from cprfl.losses.focal import (
     WeightedFocalLoss,
@@ -22,6 +26,8 @@ from cprfl.losses.focal import (
     reweighted,
     soft_margin,
 )
+from cprfl.losses.ldam import LDAMLoss
+from cprfl.losses.two_way import TwoWayLoss
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "asymmetric": AsymmetricLoss,
@@ -31,6 +37,10 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "reweighted": reweighted,
     "bce": binary_cross_entropy,
     "soft_margin": soft_margin,
+    "db_star": DBStar,
+    "ldam": LDAMLoss,
+    "two_way": TwoWayLoss,
+    "balanced_asymmetric": BalancedAsymmetricLoss,
 }
 CONFIGS = {name: config_of(name, make) for name, make in LOSSES.items()}
 
@@ -44,7 +54,12 @@ __all__ = [
     "LOSSES",
     "AnyLoss",
     "AsymmetricLoss",
+    "BalancedAsymmetricLoss",
+    "CorrelationPenalty",
+    "DBStar",
     "DistributionBalancedLoss",
+    "LDAMLoss",
     "LossConfig",
+    "TwoWayLoss",
     "WeightedFocalLoss",
 ]

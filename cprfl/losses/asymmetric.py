@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
+from cprfl.losses.numerics import full_precision, power
+
 
 class AsymmetricLoss(nn.Module):
     """Focal binary cross-entropy with its own focusing for positives and negatives, and shifted negatives.
@@ -39,20 +41,25 @@ class AsymmetricLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; half precision is computed in float32."""
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        targets = targets.to(logits.dtype)
+        logits, targets = full_precision(logits, targets)
+        loss = self.elementwise(logits, targets, targets)
+        return loss.mean() if self.reduction == "mean" else loss.sum()
+
+    def elementwise(self, logits: Tensor, targets: Tensor, positive_weight: Tensor) -> Tensor:
+        """The loss of each entry, [..., c].
+
+        Args:
+            logits: z, [..., c].
+            targets: multi-hot; they choose the focal factor, and their complement weighs log(1 - p_m).
+            positive_weight: what weighs log p; the targets themselves in the loss as published.
+        """
         log_p, log_1mp = F.logsigmoid(logits), F.logsigmoid(-logits)
         p_m = log_p.exp()
         if self.clip > 0:
             p_m = (p_m - self.clip).clamp(min=0)
             log_1mp = (log_1mp.exp() + self.clip).clamp(max=1).log()  # 1 - p_m without the cancellation in 1 - p
-        entropy = targets * log_p + (1 - targets) * log_1mp
+        entropy = positive_weight * log_p + (1 - targets) * log_1mp
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.detach_focal_weight):
-            weight = targets * _power(-torch.expm1(log_p), self.gamma_pos) + (1 - targets) * _power(p_m, self.gamma_neg)
-        loss = -(weight * entropy)
-        return loss.mean() if self.reduction == "mean" else loss.sum()
-
-
-def _power(base: Tensor, exponent: float) -> Tensor:
-    """base ** exponent with 0 ** 0 = 1, whose gradient is 0 rather than NaN."""
-    return base**exponent if exponent > 0 else torch.ones_like(base)
+            positive, negative = power(-torch.expm1(log_p), self.gamma_pos), power(p_m, self.gamma_neg)
+            weight = targets * positive + (1 - targets) * negative
+        return -(weight * entropy)

@@ -25,8 +25,7 @@ class LossConfig(Config):
     def build(self, class_counts: np.ndarray, num_images: int) -> nn.Module:
         """The loss of (logits, targets), both [..., c], for a training split of so many images.
 
-        Raises:
-            DatasetError: where it weighs by class counts, and a class has no training image.
+        A loss that weighs by class counts takes a class without training images as if it had one.
         """
         make = type(self).make_loss
         known = {"class_counts": class_counts, "num_images": num_images}

@@ -6,20 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cprfl.errors import DatasetError
-
 
 def positive_counts(class_counts: np.ndarray | Tensor) -> Tensor:
-    """Training images per class, float64 [c].
+    """Training images per class, float64 [c]; a class without any counts as if it had one.
 
-    Raises:
-        DatasetError: where a class has none, so that its weight would be infinite.
+    Such a class (a rare one of which a fold or a subset has no image) has negatives only. Its weight reaches the loss
+    through those, and through normalisation by the rarest class, so it need not be right, but it must be finite.
     """
-    counts_C = torch.as_tensor(class_counts).double()
-    absent = (counts_C <= 0).nonzero().flatten().tolist()
-    if absent:
-        raise DatasetError(
-            f"classes with index {absent[:10]} have no training image, and this loss weighs by class counts; "
-            "drop them, add images, or choose loss.name=asymmetric"
-        )
-    return counts_C
+    return torch.as_tensor(class_counts).double().clamp(min=1)

@@ -14,6 +14,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from cprfl.losses.counts import positive_counts
+from cprfl.losses.numerics import focal_factor, full_precision
 
 Reduction = Literal["mean", "none"]
 
@@ -46,12 +47,9 @@ class WeightedFocalLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; half precision is computed in float32."""
-        logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-        targets = targets.to(logits.dtype)
+        logits, targets = full_precision(logits, targets)
         entropy_BC = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-        loss_BC = self.balance * entropy_BC
-        if self.gamma > 0:
-            loss_BC = (-torch.expm1(-entropy_BC)) ** self.gamma * loss_BC
+        loss_BC = self.balance * focal_factor(entropy_BC, self.gamma) * entropy_BC
         if self.class_weight_C is not None:
             weight_C = self.class_weight_C.to(logits.dtype)
             loss_BC = loss_BC * (self._image_weight(targets, weight_C)[..., None] if self.per_image else weight_C)
@@ -60,7 +58,9 @@ class WeightedFocalLoss(nn.Module):
     @staticmethod
     def _image_weight(targets: Tensor, weight_C: Tensor) -> Tensor:
         shown_B = targets.sum(dim=-1)
-        return torch.where(shown_B > 0, targets @ weight_C / shown_B.clamp(min=1), weight_C.mean())
+        # Not a matrix product, which autocast would compute in half precision.
+        mean_B = (targets * weight_C).sum(dim=-1) / shown_B.clamp(min=1)
+        return torch.where(shown_B > 0, mean_B, weight_C.mean())
 
 
 def focal(gamma: NonNegativeFloat = 2.0, balance: PositiveFloat = 2.0) -> WeightedFocalLoss:
@@ -74,12 +74,18 @@ def class_balanced_focal(
     gamma: NonNegativeFloat = 2.0,
     balance: PositiveFloat = 2.0,
 ) -> WeightedFocalLoss:
-    """Focal loss weighted by the effective number of images, (1 - beta) / (1 - beta^n), averaged over an image."""
+    """Focal loss weighted by the effective number of images, (1 - beta) / (1 - beta^n), averaged over an image.
+
+    A class without training images weighs as one with a single image.
+    """
     return WeightedFocalLoss(gamma, balance, (1 - beta) / (1 - beta ** positive_counts(class_counts)), per_image=True)
 
 
 def reweighted(class_counts: np.ndarray, num_images: int) -> WeightedFocalLoss:
-    """Binary cross-entropy weighted by sqrt(N / n_i): RW in the tables."""
+    """Binary cross-entropy weighted by sqrt(N / n_i): RW in the tables.
+
+    A class without training images weighs as one with a single image, sqrt(N).
+    """
     return WeightedFocalLoss(0.0, 1.0, (num_images / positive_counts(class_counts)).sqrt())
 
 

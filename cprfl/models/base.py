@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from safetensors import safe_open
@@ -53,6 +54,7 @@ class Facts:
         global_dim: E, channels of the summary.
         grid_mean_D: mean of each channel over all cells of the training images; zeros where nobody asked for it.
         grid_std_D: standard deviation likewise; ones where nobody asked for it.
+        joint_space: whether image summaries and text embeddings are of one CLIP.
     """
 
     class_names: tuple[str, ...]
@@ -64,6 +66,7 @@ class Facts:
     global_dim: int
     grid_mean_D: Tensor
     grid_std_D: Tensor
+    joint_space: bool = False
 
     @property
     def num_classes(self) -> int:
@@ -86,13 +89,14 @@ class Facts:
         grid_dim: int,
         global_dim: int,
         statistics: tuple[Tensor, Tensor] | None = None,
+        joint_space: bool = False,
     ) -> Facts:
         """The facts of training images, with the mean and deviation of their cells where they are known."""
         targets_NC = torch.from_numpy(training.targets()).long()
         mean_D, std_D = statistics or (torch.zeros(grid_dim), torch.ones(grid_dim))
         return cls(
             training.class_names, torch.from_numpy(class_counts(training)), targets_NC.T @ targets_NC,
-            num_training_images(training), text_embeddings_CM, grid_dim, global_dim, mean_D, std_D,
+            num_training_images(training), text_embeddings_CM, grid_dim, global_dim, mean_D, std_D, joint_space,
         )  # fmt: skip
 
     def save(self, path: Path) -> None:
@@ -118,11 +122,10 @@ class Method(nn.Module, ABC):
     What gradients train are its parameters that require them; what else it learns are buffers.
 
     Attributes:
-        folds: how many folds of the training images it wants to be scored on by copies of itself that have not seen
-            them, before it is fitted (`weigh_members`); 0 for none.
+        lr: peak learning rate that suits it, where ``train.lr`` does not say.
     """
 
-    folds: int = 0
+    lr: float = 1e-3
 
     @abstractmethod
     def forward(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
@@ -133,8 +136,9 @@ class Method(nn.Module, ABC):
         logits_BC: Tensor = self(grid_BVD, global_BE)
         return logits_BC[None]
 
-    def weigh_members(self, logits_MNC: Tensor, targets_NC: Tensor) -> None:
-        """Learn from out-of-fold logits of the members on all training images."""
+    def weigh_members(self, logits_MNC: Tensor, targets_NC: Tensor) -> dict[str, float]:
+        """Learn from out-of-fold logits of the members on all training images, and say what was found, by names."""
+        return {}
 
     @property
     def learned_through_text(self) -> list[str]:
@@ -155,7 +159,13 @@ class Method(nn.Module, ABC):
 
 
 class MethodConfig(Config):
-    """Settings of a method, and what can be known of it before it is built."""
+    """Settings of a method, and what can be known of it before it is built.
+
+    Attributes:
+        brings: settings of an experiment that suit it, where it is chosen by its name alone (`cprfl benchmark`).
+    """
+
+    brings: ClassVar[Mapping[str, Any]] = {}
 
     name: str
 
@@ -177,6 +187,29 @@ class MethodConfig(Config):
     @property
     def needs_text_tower(self) -> bool:
         """Whether it is trained through CLIP's text tower."""
+        return False
+
+    @property
+    def needs_joint_space(self) -> bool:
+        """Whether it compares summaries of images with texts: image and text encoder must be of one CLIP."""
+        return self.needs_joint_cells
+
+    @property
+    def needs_joint_cells(self) -> bool:
+        """Whether it compares cells with texts too: ``encoder.project`` brings them into the joint space."""
+        return False
+
+    @property
+    def folds(self) -> int:
+        """Folds of the training images on which copies of it are scored that have not seen them; 0 for none.
+
+        With these scores it is weighed before it is fitted (`Method.weigh_members`).
+        """
+        return 0
+
+    @property
+    def needs_moving_tower(self) -> bool:
+        """Whether the image tower is what it trains."""
         return False
 
     @abstractmethod
@@ -213,6 +246,21 @@ class Standardize(nn.Module):
     def forward(self, features_BVD: Tensor) -> Tensor:
         """[B, V, D] to [B, V, D]."""
         return (features_BVD - self.mean) / self.std
+
+
+def check_joint_space(facts: Facts, name: str, cells: bool) -> None:
+    """Refuse text embeddings, summaries or, where they are compared too, cells of another width than the others.
+
+    Raises:
+        ShapeError: naming the widths and the settings that bring them together.
+    """
+    text, summary = facts.text_embeddings_CM.shape[1], facts.global_dim
+    if text != summary or (cells and facts.grid_dim != summary):
+        raise ShapeError(
+            f"model.name={name}: compares images with texts, but texts have {text} channels, the images' summaries "
+            f"{summary}, their cells {facts.grid_dim}; give encoder and text_encoder the same open_clip model"
+            + (", and set encoder.project: true, encoder.layer: -1" if cells else "")
+        )
 
 
 def check_features(features_BVD: Tensor, grid_dim: int) -> None:

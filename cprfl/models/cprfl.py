@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -29,6 +31,19 @@ _PUBLISHED = {
 }
 
 
+_RATE = 0.128  # peak learning rate times width: 1e-3 at 128 channels, 6e-5 at the published 2048
+
+
+def width(num_images: int, num_classes: int) -> int:
+    """Channels that fit a data set: 128 for a few hundred images, the published 2048 for a hundred thousand.
+
+    The power of two nearest to 8 sqrt(images), or to twice the classes where that is more. Ours: the published width is
+    one for all, and too wide for few images (docs/results.md).
+    """
+    wanted = max(8 * math.sqrt(num_images), 2 * num_classes)
+    return int(min(max(2 ** round(math.log2(max(wanted, 1))), 128), 2048))
+
+
 class CPRFL(Method):
     """Class prompts, made from text embeddings and refined by the image, are the classifier.
 
@@ -39,13 +54,13 @@ class CPRFL(Method):
     text_embeddings_CM: Tensor
 
     class Config(StandardizingConfig):
-        """Settings of `CPRFL`; the released code's by default.
+        """Settings of `CPRFL`. What is left out fits the data (`width`); the published values are in the brackets.
 
         Attributes:
-            dim: D, width of prompts and cells.
-            num_heads: attention heads.
-            head_dim: width of a head.
-            mlp_dim: hidden width of the block's MLP.
+            dim: D, width of prompts and cells (2048).
+            num_heads: attention heads (8); one for each 64 channels unless given.
+            head_dim: width of a head (512).
+            mlp_dim: hidden width of the block's MLP (2048).
             tau: the prompt network's hidden width is tau * dim.
             dropout: in the prompt network and the block.
             prompt_network: ``nonlinear`` as above, or ``linear``: P = T W + b (an ablation of the paper's).
@@ -53,19 +68,22 @@ class CPRFL(Method):
             residual: residual connections in the blocks (none in the released code).
             stop_gradient: cut one of the two paths by which gradients reach P: ``classifier`` (the factor p_i) or
                 ``interaction`` (the prompts that enter the block).
+            center_text: subtract the mean over the classes from the text embeddings and bring them to length 10 (not in
+                the paper): with few images what all names share drowns what tells them apart.
         """
 
         name: Literal["cprfl"] = "cprfl"
-        dim: PositiveInt = 2048
-        num_heads: PositiveInt = 8
-        head_dim: PositiveInt = 512
-        mlp_dim: PositiveInt = 2048
+        dim: PositiveInt | None = None
+        num_heads: PositiveInt | None = None
+        head_dim: PositiveInt = 64
+        mlp_dim: PositiveInt | None = None
         tau: PositiveFloat = 0.5
         dropout: float = Field(default=0.1, ge=0, lt=1)
         prompt_network: Literal["nonlinear", "linear"] = "nonlinear"
         depth: PositiveInt = 1
         residual: bool = False
         stop_gradient: Literal["none", "classifier", "interaction"] = "none"
+        center_text: bool = False
 
         def build(self, facts: Facts, text_tower: TextTower | None = None) -> CPRFL:
             """The model of these class names and features."""
@@ -73,10 +91,14 @@ class CPRFL(Method):
 
     def __init__(self, config: Config, facts: Facts) -> None:
         super().__init__()
-        dim, text_dim = config.dim, facts.text_embeddings_CM.shape[1]
+        dim, text_dim = config.dim or width(facts.num_images, facts.num_classes), facts.text_embeddings_CM.shape[1]
+        self.lr = _RATE / dim
         hidden = max(1, round(config.tau * dim))
         self.stop_gradient = config.stop_gradient
-        self.register_buffer("text_embeddings_CM", facts.text_embeddings_CM.clone(), persistent=False)
+        text_CM = facts.text_embeddings_CM
+        if config.center_text:
+            text_CM = 10 * F.normalize(text_CM - text_CM.mean(dim=0), dim=1)
+        self.register_buffer("text_embeddings_CM", text_CM.clone(), persistent=False)
         self.standardize = config.standardization(facts)
         self.visual = nn.Linear(facts.grid_dim, dim)
         self.prompt: nn.Module = nn.Linear(text_dim, dim)
@@ -84,8 +106,9 @@ class CPRFL(Method):
             self.prompt = nn.Sequential(
                 nn.Linear(text_dim, hidden), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(hidden, dim)
             )
+        num_heads, mlp_dim = config.num_heads or max(1, dim // config.head_dim), config.mlp_dim or dim
         self.interaction = Interaction(
-            dim, config.num_heads, config.head_dim, config.mlp_dim, config.dropout, config.depth, config.residual
+            dim, num_heads, config.head_dim, mlp_dim, config.dropout, config.depth, config.residual
         )
 
     @classmethod

@@ -13,16 +13,9 @@ from torch import Tensor, nn
 from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.evaluation.metrics import average_precision
 from cprfl.models.base import Criterion, Facts, Features, Method, MethodConfig
-from cprfl.models.coop import CoOp
-from cprfl.models.cprfl import CPRFL
-from cprfl.models.linear_probe import LinearProbe
-from cprfl.models.logistic_regression import LogisticRegression
-from cprfl.models.zero_shot import ZeroShot
+from cprfl.models.members import SingleMethod
 
-AnyMember = Annotated[
-    CPRFL.Config | CoOp.Config | LinearProbe.Config | LogisticRegression.Config | ZeroShot.Config,
-    Field(discriminator="name"),
-]
+AnyMember = Annotated[SingleMethod, Field(discriminator="name")]
 _ROUNDS = 20  # of choosing a member: weights are multiples of 1 / 20
 
 
@@ -68,15 +61,31 @@ class Ensemble(Method):
             """See `MethodConfig.needs_text_tower`."""
             return any(member.needs_text_tower for member in self.members)
 
+        @property
+        def needs_joint_space(self) -> bool:
+            """See `MethodConfig.needs_joint_space`."""
+            return any(member.needs_joint_space for member in self.members)
+
+        @property
+        def needs_joint_cells(self) -> bool:
+            """See `MethodConfig.needs_joint_cells`."""
+            return any(member.needs_joint_cells for member in self.members)
+
+        @property
+        def folds(self) -> int:
+            """See `MethodConfig.folds`."""
+            return self.num_folds if self.weights == "fitted" else 0
+
         def build(self, facts: Facts, text_tower: TextTower | None = None) -> Ensemble:
             """The ensemble with all of its members."""
             return Ensemble(self, facts, text_tower)
 
     def __init__(self, config: Config, facts: Facts, text_tower: TextTower | None = None) -> None:
         super().__init__()
-        self.folds = config.num_folds if config.weights == "fitted" else 0
+        self.names = _told_apart([member.name for member in config.members])
         self.trained = [number for number, member in enumerate(config.members) if member.by_gradients]
         self.members = nn.ModuleList(member.build(facts, text_tower) for member in config.members)
+        self.lr = min((self._methods()[number].lr for number in self.trained), default=self.lr)
         self.register_buffer("weight_M", torch.full((len(config.members),), 1 / len(config.members)))
         self.register_buffer("offset", torch.zeros(()))
 
@@ -88,11 +97,17 @@ class Ensemble(Method):
         """See `Method.member_logits`."""
         return torch.stack([member(grid_BVD, global_BE) for member in self.members])
 
-    def weigh_members(self, logits_MNC: Tensor, targets_NC: Tensor) -> None:
-        """See `Method.weigh_members`."""
-        weights, offset = fit_weights(logits_MNC.double().numpy(), targets_NC.numpy() > 0)
+    def weigh_members(self, logits_MNC: Tensor, targets_NC: Tensor) -> dict[str, float]:
+        """See `Method.weigh_members`: mAP of each member and of the sum on the folds, and each member's share."""
+        logits, targets = logits_MNC.double().numpy(), targets_NC.numpy() > 0
+        weights, offset = fit_weights(logits, targets)
         self.weight_M.copy_(torch.from_numpy(weights))
         self.offset.fill_(offset)
+        share_M = weights * logits.std(axis=(1, 2))
+        found = {"folds/mAP": mean_precision(np.tensordot(weights, logits, 1), targets)}
+        for name, member_NC, share in zip(self.names, logits, share_M / share_M.sum(), strict=True):
+            found |= {f"folds/mAP/{name}": mean_precision(member_NC, targets), f"folds/share/{name}": float(share)}
+        return found
 
     @property
     def learned_through_text(self) -> list[str]:
@@ -124,6 +139,17 @@ class Ensemble(Method):
         return list(self.members)  # type: ignore[arg-type]
 
 
+def mean_precision(logits_NC: np.ndarray, targets_NC: np.ndarray) -> float:
+    """Mean average precision, percent, over the classes that the images show."""
+    return float(100 * np.nanmean(average_precision(logits_NC, targets_NC)))
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """The names, with a number after those that were there before."""
+    before = [names[:position].count(name) for position, name in enumerate(names)]
+    return [name if not times else f"{name} {times + 1}" for name, times in zip(names, before, strict=True)]
+
+
 def fit_weights(logits_MNC: np.ndarray, targets_NC: np.ndarray) -> tuple[np.ndarray, float]:
     """Weights [M] and an offset for the sum of members' logits, from scores of images that the members had not seen.
 
@@ -136,7 +162,7 @@ def fit_weights(logits_MNC: np.ndarray, targets_NC: np.ndarray) -> tuple[np.ndar
     chosen_M, best_M, best = np.zeros(len(scaled_MNC)), np.zeros(len(scaled_MNC)), -1.0
     for _ in range(_ROUNDS if len(scaled_MNC) > 1 else 1):
         tried = [chosen_M + one for one in np.eye(len(scaled_MNC))]
-        found = [np.nanmean(average_precision(np.tensordot(c, scaled_MNC, 1), targets_NC)) for c in tried]
+        found = [mean_precision(np.tensordot(c, scaled_MNC, 1), targets_NC) for c in tried]
         chosen_M = tried[int(np.argmax(found))]
         if max(found) > best:
             best, best_M = max(found), chosen_M / chosen_M.sum()

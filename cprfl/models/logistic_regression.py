@@ -7,30 +7,23 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import torch
 from pydantic import Field, PositiveFloat
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
-from torch import Tensor
 
-from cprfl.data.stratify import stratify
 from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.evaluation.metrics import average_precision
-from cprfl.models.base import Facts, Features, Method, MethodConfig, check_features
+from cprfl.models.base import Facts, Features, MethodConfig
+from cprfl.models.pooled import PooledLinear, fold_of_each, standardized
 
 MAX_ITERATIONS = 1000
 
 
-class LogisticRegression(Method):
+class LogisticRegression(PooledLinear):
     """One L2-regularised convex problem per class on the mean and the maximum over an image's cells, standardised.
 
     scikit-learn's solver; the strength of the regularisation is chosen on folds of the training images.
     """
-
-    weight_CF: Tensor
-    bias_C: Tensor
-    mean_F: Tensor
-    std_F: Tensor
 
     class Config(MethodConfig):
         """``strengths``: scikit-learn's C, of which the best on ``num_folds`` folds is taken; one is taken as it is."""
@@ -54,36 +47,17 @@ class LogisticRegression(Method):
             return LogisticRegression(self, facts)
 
     def __init__(self, config: Config, facts: Facts) -> None:
-        super().__init__()
-        self.config, self.grid_dim = config, facts.grid_dim
-        num_features = 2 * facts.grid_dim
-        self.register_buffer("weight_CF", torch.zeros(facts.num_classes, num_features))
-        self.register_buffer("bias_C", torch.zeros(facts.num_classes))
-        self.register_buffer("mean_F", torch.zeros(num_features))
-        self.register_buffer("std_F", torch.ones(num_features))
-
-    def forward(self, grid_BVD: Tensor, global_BE: Tensor | None = None) -> Tensor:
-        """Logits [B, C] of grid features [B, V, D]; the summary is not used."""
-        check_features(grid_BVD, self.grid_dim)
-        return (pooled(grid_BVD) - self.mean_F) / self.std_F @ self.weight_CF.T + self.bias_C
+        super().__init__(facts)
+        self.config = config
 
     def fit(self, features: Features) -> None:
         """See `Method.fit`."""
-        parts = [(pooled(encoded.grid_BVD.float()), targets_BC) for encoded, targets_BC in features()]
-        pooled_NF, targets_NC = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        mean_F, std_F = pooled_NF.mean(dim=0), pooled_NF.std(dim=0, correction=0).clamp(min=1e-6)
-        standardized_NF = ((pooled_NF - mean_F) / std_F).double().numpy()
+        standardized_NF, targets, mean_F, std_F = standardized(features)
         # With an L2 penalty the solution lies in the span of the images: rotated there, n dimensions are enough.
         left_NK, singular_K, right_KF = np.linalg.svd(standardized_NF, full_matrices=False)
-        rotated_NK, targets = left_NK * singular_K, targets_NC.numpy() > 0
+        rotated_NK = left_NK * singular_K
         weight_CK, bias_C = solve(rotated_NK, targets, self._best_strength(rotated_NK, targets))
-        for buffer, value in (
-            (self.mean_F, mean_F),
-            (self.std_F, std_F),
-            (self.weight_CF, torch.from_numpy(weight_CK @ right_KF)),
-            (self.bias_C, torch.from_numpy(bias_C)),
-        ):
-            buffer.copy_(value)
+        self.take(mean_F, std_F, weight_CK @ right_KF, bias_C)
 
     def _best_strength(self, features_NK: np.ndarray, targets_NC: np.ndarray) -> float:
         """The strength with the highest mean average precision over all images, each scored when held out."""
@@ -91,7 +65,7 @@ class LogisticRegression(Method):
         if len(strengths) == 1:
             return strengths[0]
         folds = self.config.num_folds
-        fold_N = stratify(targets_NC, [1 / folds] * folds, seed=0)
+        fold_N = fold_of_each(targets_NC, folds)
         found = []
         for strength in strengths:
             logits_NC = np.zeros(targets_NC.shape)
@@ -101,11 +75,6 @@ class LogisticRegression(Method):
                 logits_NC[held_out] = features_NK[held_out] @ weight_CK.T + bias_C
             found.append(np.nanmean(average_precision(logits_NC, targets_NC)))
         return strengths[int(np.argmax(found))]
-
-
-def pooled(grid_BVD: Tensor) -> Tensor:
-    """Mean and maximum over the cells, side by side, [B, 2 D]."""
-    return torch.cat([grid_BVD.mean(dim=1), grid_BVD.amax(dim=1)], dim=1)
 
 
 def solve(features_NK: np.ndarray, targets_NC: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from cprfl.encoders.clip.text_tower import TextTower
-from cprfl.errors import ShapeError
-from cprfl.models.base import Facts, Method, MethodConfig
+from cprfl.models.base import Facts, Method, MethodConfig, check_joint_space
 
 
 class ZeroShot(Method):
@@ -35,6 +34,11 @@ class ZeroShot(Method):
             """See `MethodConfig.by_gradients`."""
             return False
 
+        @property
+        def needs_joint_space(self) -> bool:
+            """See `MethodConfig.needs_joint_space`."""
+            return True
+
         def build(self, facts: Facts, text_tower: TextTower | None = None) -> ZeroShot:
             """The classifier.
 
@@ -46,11 +50,7 @@ class ZeroShot(Method):
     def __init__(self, config: Config, facts: Facts) -> None:
         super().__init__()
         self.config = config
-        if facts.text_embeddings_CM.shape[1] != facts.global_dim:
-            raise ShapeError(
-                f"model.name=zero_shot: text embeddings have {facts.text_embeddings_CM.shape[1]} channels, the images' "
-                f"{facts.global_dim}; give encoder and text_encoder the same open_clip model"
-            )
+        check_joint_space(facts, config.name, cells=False)
         self.register_buffer("text_CE", F.normalize(facts.text_embeddings_CM, dim=1), persistent=False)
 
     def forward(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
@@ -58,6 +58,9 @@ class ZeroShot(Method):
         cosine_BC = F.normalize(global_BE, dim=1) @ self.text_CE.T
         if self.config.scores == "cosine":
             return cosine_BC
-        log_probability_BC = (self.config.temperature * cosine_BC).log_softmax(dim=1)
-        # log(p / (1 - p)); 1 - p is what the other classes have, which rounds to 0 where one class has it all
-        return log_probability_BC - torch.log(-torch.expm1(log_probability_BC.clamp(max=-1e-6)))
+        return log_odds((self.config.temperature * cosine_BC).log_softmax(dim=1))
+
+
+def log_odds(log_probability: Tensor) -> Tensor:
+    """log(p / (1 - p)) of log p; 1 - p is what the other classes have, and rounds to 0 where one class has it all."""
+    return log_probability - torch.log(-torch.expm1(log_probability.clamp(max=-1e-6)))

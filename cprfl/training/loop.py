@@ -156,29 +156,54 @@ def score(
         objective: what scores them, on the worker's device.
         data: the images; each worker takes its part, and all of them get all logits.
         image_ids: of the n images.
-        batch_size: images at a time.
+        batch_size: rows at a time.
         worker: this process.
         members: logits [m, n, c] of the method's members instead.
     """
-    row = {image_id: number for number, image_id in enumerate(image_ids)}
     objective.to(worker.device).eval()
-    found: Tensor | None = None
+
+    def logits_of(inputs: Inputs) -> Tensor:
+        encoded = objective.encode(_on_device(inputs, worker.device))
+        logits: Tensor = objective.method.member_logits(*encoded) if members else objective.method(*encoded)
+        return logits
+
+    return mean_logits(logits_of, data, image_ids, batch_size, worker)
+
+
+def mean_logits(
+    logits_of: Callable[[Inputs], Tensor], data: Source, image_ids: Sequence[str], batch_size: int, worker: Worker
+) -> Tensor:
+    """Each image's logits, float32 [(m,) n, c] on the CPU: the mean over those of its scored rows (``encoder.crops``).
+
+    Args:
+        logits_of: logits [(m,) b, c] of b rows.
+        data: the images; each worker takes its part, and all of them get all logits.
+        image_ids: of the n images, in the order that is wanted.
+        batch_size: rows at a time.
+        worker: this process.
+    """
+    place = {image_id: number for number, image_id in enumerate(image_ids)}
+    sums: Tensor | None = None
+    rows_N1 = torch.zeros(len(place), 1)
     with torch.inference_mode():
-        for inputs, targets_BC, ids in data.in_order(batch_size, worker.rank, worker.world_size):
-            encoded = objective.encode(_on_device(inputs, worker.device))
-            logits = objective.method.member_logits(*encoded) if members else objective.method(*encoded)
-            if found is None:
-                found = logits.new_zeros((*logits.shape[:-2], len(row), targets_BC.shape[1]), dtype=torch.float32)
-            found[..., [row[image_id] for image_id in ids], :] = logits.float()
+        for inputs, _, ids in data.in_order(batch_size, worker.rank, worker.world_size):
+            logits = logits_of(inputs).float().cpu()  # a GPU would add one image's rows in any order
+            places_B = torch.tensor([place[image_id] for image_id in ids])
+            if sums is None:
+                sums = logits.new_zeros(*logits.shape[:-2], len(place), logits.shape[-1])
+            sums.index_add_(-2, places_B, logits)
+            rows_N1.index_add_(0, places_B, torch.ones(len(ids), 1))
         if worker.world_size > 1:
-            # Each image is in one worker's part. A worker without a part knows no shape, so the others tell it.
-            shape = torch.tensor([1, *found.shape][-3:] if found is not None else [0, 0, 0], device=worker.device)
+            # A worker without a part knows no shape, so the others tell it: m (0 where there is none), n and c.
+            shape = torch.tensor([0, *sums.shape][-3:] if sums is not None else [0, 0, 0], device=worker.device)
             dist.all_reduce(shape, dist.ReduceOp.MAX)
-            if found is None:
-                found = torch.zeros(shape.tolist()[0 if members else 1 :], device=worker.device)
-            dist.all_reduce(found)
-    assert found is not None, "there is an image at least"
-    return found.cpu()
+            if sums is None:
+                sums = torch.zeros([size for size in shape.tolist() if size])
+            sums, rows_N1 = sums.to(worker.device), rows_N1.to(worker.device)
+            dist.all_reduce(sums)
+            dist.all_reduce(rows_N1)
+    assert sums is not None, "there is an image at least"
+    return (sums / rows_N1).cpu()
 
 
 def _distributed(objective: Objective, worker: Worker) -> nn.Module:

@@ -30,6 +30,7 @@ class Objective(nn.Module):
         config: how the tower moves.
         tower: the image encoder, where it moves.
         teacher: a copy of it that stays as it is, for distillation; it is in no state and gets no gradient.
+        penalty: of logits, beside the criterion.
     """
 
     teacher: ImageEncoder | None
@@ -41,9 +42,10 @@ class Objective(nn.Module):
         config: TrainConfig,
         tower: ImageEncoder | None = None,
         teacher: ImageEncoder | None = None,
+        penalty: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.method, self.criterion = method, criterion
+        self.method, self.criterion, self.penalty = method, criterion, penalty
         self.backbone: Backbone = config.backbone
         self.batch_norm: Literal["train", "frozen"] = config.finetune.batch_norm
         self.tower, self.distill = tower, config.distill
@@ -56,7 +58,15 @@ class Objective(nn.Module):
     def forward(self, inputs: Inputs, targets_BC: Tensor) -> dict[str, Tensor]:
         """The parts whose sum is minimised, by name."""
         encoded = self.encode(inputs)
-        parts = self.method.losses(self.criterion, targets_BC, *encoded)
+        seen: list[Tensor] = []  # logits of the method, or of each of its members
+
+        def criterion(logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
+            seen.append(logits_BC)
+            return self.criterion(logits_BC, targets_BC)
+
+        parts = self.method.losses(criterion, targets_BC, *encoded)
+        if self.penalty is not None:
+            parts["correlation"] = torch.stack([self.penalty(logits_BC) for logits_BC in seen]).mean()
         if self.teacher is not None:
             with torch.no_grad():
                 unmoved_BE = self.teacher(cast(Tensor, inputs)).global_BE

@@ -16,11 +16,11 @@ def adamw(objective: Objective, config: TrainConfig) -> torch.optim.AdamW:
 
     A tower that moves has its own learning rate and decay.
     """
-    decay, finetune = config.weight_decay, config.finetune
+    decay, finetune, lr = config.weight_decay, config.finetune, config.lr or objective.method.lr
     tower_decay = decay if finetune.weight_decay is None else finetune.weight_decay
     parts: list[tuple[nn.Module | None, float, float]] = [
-        (objective.method, config.lr, decay),
-        (objective.tower, config.lr * finetune.lr_factor, tower_decay),
+        (objective.method, lr, decay),
+        (objective.tower, lr * finetune.lr_factor, tower_decay),
     ]
     groups = []
     for module, lr, weight_decay in parts:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,6 +17,10 @@ from cprfl.encoders.base import Encoded, ImageEncoder
 from cprfl.errors import UnreadableImageError
 from cprfl.training.augmentation import AugmentationConfig, augment
 from cprfl.training.objective import Inputs
+from cprfl.training.sampling import Sampler, class_aware_rows, occurrences
+
+InOrder = Literal["scored", "plain"]
+"""Of each image the rows whose logits are averaged (``encoder.crops``), or its plain view alone."""
 
 
 class LabelledBatch(NamedTuple):
@@ -42,8 +47,14 @@ class Source(Protocol):
     def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[LabelledBatch]:
         """One epoch of one worker in random order; every worker gets as many batches, and of the same size."""
 
-    def in_order(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[LabelledBatch]:
-        """Each image's plain view once, shared among the workers; their order may be the storage's."""
+    def in_order(
+        self, batch_size: int, rank: int = 0, world_size: int = 1, views: InOrder = "scored"
+    ) -> Iterator[LabelledBatch]:
+        """Every image, shared among the workers, in an order that may be the storage's.
+
+        An image with several scored rows has its id and targets at each of them; they may be in different batches, and
+        with different workers.
+        """
 
 
 class StoredFeatures:
@@ -53,9 +64,13 @@ class StoredFeatures:
         manifest: the images and their labels.
         store: has features of all of them.
         memory_bytes: keep the features in memory if they fit into this; the batches are the same.
+        sampler: which images make an epoch (`TrainConfig`).
     """
 
-    def __init__(self, manifest: Manifest, store: FeatureStore, memory_bytes: int = 0) -> None:
+    def __init__(
+        self, manifest: Manifest, store: FeatureStore, memory_bytes: int = 0, sampler: Sampler = "uniform"
+    ) -> None:
+        self.manifest, self.sampler = manifest, sampler
         self.store = store.subset(manifest.image_ids, memory_bytes)
         self.targets_NC = torch.from_numpy(manifest.targets())
         self._row = {image_id: row for row, image_id in enumerate(manifest.image_ids)}
@@ -67,14 +82,20 @@ class StoredFeatures:
 
     def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[LabelledBatch]:
         """Shuffled by shards and within a bounded buffer of them."""
-        for batch in self.store.iter_batches(
+        store = self.store
+        if self.sampler == "class_aware":
+            ids = self.manifest.image_ids
+            store = store.repeated([ids[row] for row in class_aware_rows(self.manifest.labels, seed)])
+        for batch in store.iter_batches(
             batch_size, shuffle_seed=seed, rank=rank, world_size=world_size, views="random"
         ):
             yield self._labelled(batch.grid_BVD, batch.global_BE, batch.image_ids)
 
-    def in_order(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[LabelledBatch]:
-        """Plain views in the store's order."""
-        for batch in self.store.iter_batches(batch_size, rank=rank, world_size=world_size, views="plain"):
+    def in_order(
+        self, batch_size: int, rank: int = 0, world_size: int = 1, views: InOrder = "scored"
+    ) -> Iterator[LabelledBatch]:
+        """See `Source.in_order`: in the store's order."""
+        for batch in self.store.iter_batches(batch_size, rank=rank, world_size=world_size, views=views):
             yield self._labelled(batch.grid_BVD, batch.global_BE, batch.image_ids)
 
     def _labelled(self, grid_BVD: Tensor, global_BE: Tensor, image_ids: Sequence[str]) -> LabelledBatch:
@@ -88,8 +109,9 @@ class ImageFiles:
     Args:
         manifest: the images.
         encoder: whose transform makes the network's input.
-        augmentation: what to do to the image first; none for evaluation.
+        augmentation: what to do to a training image first.
         num_processes: that decode; 0 decodes in this one.
+        sampler: which images make an epoch (`TrainConfig`).
     """
 
     def __init__(
@@ -98,9 +120,10 @@ class ImageFiles:
         encoder: ImageEncoder,
         augmentation: AugmentationConfig | None = None,
         num_processes: int = 0,
+        sampler: Sampler = "uniform",
     ) -> None:
         self.manifest, self.transform = manifest, encoder.transform
-        self.augmentation, self.num_processes = augmentation, num_processes
+        self.augmentation, self.num_processes, self.sampler = augmentation, num_processes, sampler
         self.targets_NC = torch.from_numpy(manifest.targets())
 
     @property
@@ -110,44 +133,78 @@ class ImageFiles:
 
     def batches(self, batch_size: int, seed: int, rank: int, world_size: int) -> Iterator[LabelledBatch]:
         """Shuffled over all images; the first ones come again where there are too few for the last worker."""
-        order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
+        if self.sampler == "class_aware":
+            rows = class_aware_rows(self.manifest.labels, seed)
+            # Which draw of its image it is decides the augmentation too, or the draws of an epoch would be equal.
+            order = torch.from_numpy(rows + self.num_images * occurrences(rows))
+        else:
+            order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
         order = torch.cat([order, order[: -self.num_images % world_size]])
-        return self._decoded(order[rank::world_size].split(batch_size), seed)
+        return self._decoded(order[rank::world_size].split(batch_size), _Training(self, seed))
 
-    def in_order(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[LabelledBatch]:
-        """The images in the manifest's order."""
-        return self._decoded(torch.arange(self.num_images)[rank::world_size].split(batch_size), seed=0)
+    def in_order(
+        self, batch_size: int, rank: int = 0, world_size: int = 1, views: InOrder = "scored"
+    ) -> Iterator[LabelledBatch]:
+        """See `Source.in_order`: in the manifest's order, in batches of so many rows if one image has no more."""
+        own = torch.arange(self.num_images)[rank::world_size]
+        per_image = self.transform.crops if views == "scored" else 1
+        return self._decoded(own.split(max(1, batch_size // per_image)), _Unchanged(self, views))
 
-    def _decoded(self, rows: Sequence[Tensor], seed: int) -> Iterator[LabelledBatch]:
+    def _decoded(self, draws: Sequence[Tensor], images: Dataset[tuple[Tensor, int]]) -> Iterator[LabelledBatch]:
         loader = DataLoader(
-            _Decoded(self, seed),
-            batch_sampler=[batch.tolist() for batch in rows if len(batch)],
+            images,
+            batch_sampler=[batch.tolist() for batch in draws if len(batch)],
             num_workers=self.num_processes,
             pin_memory=torch.cuda.is_available(),
         )
         try:
-            for images_B3HW, rows_B in loader:
+            for images_NK3HW, rows_N in loader:
+                rows_B = rows_N.repeat_interleave(images_NK3HW.shape[1])
                 ids = [self.manifest.image_ids[row] for row in rows_B.tolist()]
-                yield LabelledBatch(images_B3HW, self.targets_NC[rows_B], ids)
+                yield LabelledBatch(images_NK3HW.flatten(0, 1), self.targets_NC[rows_B], ids)
         except UnreadableImageError as error:  # of a process that decodes, with its traceback before it
             last = str(error).strip().splitlines()[-1]
             raise UnreadableImageError(last.split("UnreadableImageError: ")[-1]) from None
 
+    def open(self, row: int) -> Image.Image:
+        """The image of a row.
 
-class _Decoded(Dataset[tuple[Tensor, int]]):
-    """One image by row; its augmentation follows from seed and row, whichever process decodes it."""
+        Raises:
+            UnreadableImageError: where it cannot be read any more.
+        """
+        uri = self.manifest.uris[row]
+        try:
+            return open_image(uri)
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{uri}: {error}; it was readable when the run began") from None
+
+
+class _Training(Dataset[tuple[Tensor, int]]):
+    """One training image [1, 3, H, W] with its row, by the number of its draw.
+
+    Draw i is of row i modulo the number of images; its augmentation follows from the seed and i, whichever process
+    decodes it.
+    """
 
     def __init__(self, source: ImageFiles, seed: int) -> None:
         self.source, self.seed = source, seed
 
-    def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        uri = self.source.manifest.uris[row]
-        try:
-            image = open_image(uri)
-        except UnreadableImageError as error:
-            raise UnreadableImageError(f"{uri}: {error}; it was readable when the run began") from None
+    def __getitem__(self, draw: int) -> tuple[Tensor, int]:
+        row = draw % self.source.num_images
+        image = self.source.open(row)
         if self.source.augmentation is not None:
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(self.seed * 1_000_003 + row)
+                torch.manual_seed(self.seed * 1_000_003 + draw)
                 image = augment(image, self.source.augmentation)
-        return self.source.transform(image), row
+        return self.source.transform(image)[None], row
+
+
+class _Unchanged(Dataset[tuple[Tensor, int]]):
+    """One image's scored rows, or its plain view, [K, 3, H, W] with its row."""
+
+    def __init__(self, source: ImageFiles, views: InOrder) -> None:
+        self.source, self.views = source, views
+
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        image, transform = self.source.open(row), self.source.transform
+        return transform.scored(image) if self.views == "scored" else transform(image)[None], row

@@ -72,6 +72,36 @@ def evaluate(config: ConfigArgument, overrides: SetOption = None) -> None:
 
 
 @app.command()
+def benchmark(
+    config: ConfigArgument,
+    methods: Annotated[str, typer.Option(help="Methods or variants, separated by commas, or all.")] = "all",
+    seeds: Annotated[int, typer.Option(help="Trainings of each method.", min=1)] = 3,
+    trials: Annotated[int | None, typer.Option(help="Settings tried on folds for each method.", min=1)] = None,
+    overrides: SetOption = None,
+) -> None:
+    """Compare methods on equal terms: trained with several seeds, tested once, in one table."""
+    experiment = _load(config, overrides)
+    from pipelines.benchmark.run import benchmark as stage
+    from pipelines.benchmark.run import command_line
+    from pipelines.benchmark.table import HEADINGS
+
+    words = command_line(config, methods, seeds, trials, overrides or [])
+    result = stage(experiment, methods.split(","), seeds, trials, words)
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{experiment.name} (test mAP, %)")
+    for heading in HEADINGS[:7]:
+        table.add_column(heading, no_wrap=heading == "method", justify="left" if heading == "method" else "right")
+    for row in result.table:
+        table.add_row(*row[:7])
+    Console().print(table)
+    for failure in result.failures:
+        print(f"no result: {failure}")
+    print(f"{result.folder}/benchmark.md and benchmark.html; MLflow experiment {experiment.name}-benchmark")
+
+
+@app.command()
 def tune(
     config: ConfigArgument,
     sweep: Annotated[Path, typer.Option(help="YAML file of the sweep.")],

@@ -40,10 +40,12 @@ def import_published(source: str, experiment: Experiment) -> Path:
     state = load_weights(source)
     manifest = experiment.dataset.read()
     text, _ = experiment.text_encoder.find_or_embed(manifest.class_names, experiment.cache_dir)
-    model = CPRFL.from_published(state, text.embeddings_CM, config.num_heads)
+    heads = config.num_heads or 8  # the published number, which the weights do not tell
+    model = CPRFL.from_published(state, text.embeddings_CM, heads)
     block: Any = model.interaction.blocks[0]
     prompt: Any = model.prompt
     sizes = {
+        "num_heads": heads,
         "dim": model.visual.out_features,
         "head_dim": block.head_dim,
         "mlp_dim": block.mlp[0].out_features,

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cprfl.data.feature_store.shards import ROWS_PER_SHARD, Features
+from cprfl.data.feature_store.shards import ROWS_PER_SHARD, Features, ImageRows
 
-Views = Literal["all", "plain", "random"]
+Views = Literal["all", "plain", "random", "scored"]
 _AHEAD = 3  # shards that are read while the present ones are consumed, however large they are
 
 
@@ -44,7 +44,7 @@ class _Part(NamedTuple):
 def read_in_batches(
     read: Callable[[int], Features],
     images: Sequence[np.ndarray],
-    num_views: int,
+    per_image: ImageRows,
     batch_size: int,
     *,
     shuffle_seed: int | None,
@@ -58,7 +58,7 @@ def read_in_batches(
 
     The other arguments are those of `FeatureStore.iter_batches`.
     """
-    parts = _own_parts(images, num_views, shuffle_seed, rank, world_size, select)
+    parts = _own_parts(images, per_image, shuffle_seed, rank, world_size, select)
     rng = None if shuffle_seed is None else np.random.default_rng([shuffle_seed, rank])
     carried: Batch | None = None
     # No more is read ahead than fits into the buffer; with a shuffle, that is the window after the present one.
@@ -86,17 +86,19 @@ def read_in_batches(
 
 
 def _own_parts(
-    images: Sequence[np.ndarray], num_views: int, seed: int | None, rank: int, world_size: int, select: Views
+    images: Sequence[np.ndarray], per_image: ImageRows, seed: int | None, rank: int, world_size: int, select: Views
 ) -> list[_Part]:
     """This reader's rows of each shard, in the order in which it reads the shards."""
     order = np.array([shard for shard, chosen in enumerate(images) if len(chosen)], dtype=np.int64)
     rows = {}
     for shard in order.tolist():
-        chosen = images[shard][:, None] * num_views
+        chosen = images[shard][:, None] * per_image.total
         if select == "all":
-            chosen = chosen + np.arange(num_views)
+            chosen = chosen + np.arange(per_image.total)
+        elif select == "scored":
+            chosen = chosen + np.array(per_image.scored)
         elif select == "random":
-            chosen = chosen + np.random.default_rng([seed or 0, shard]).integers(num_views, size=(len(chosen), 1))
+            chosen = chosen + np.random.default_rng([seed or 0, shard]).integers(per_image.views, size=(len(chosen), 1))
         rows[shard] = chosen.reshape(-1)
         if seed is not None:  # a shard may be cut between two readers: not always at the same rows
             np.random.default_rng([seed, shard, 1]).shuffle(rows[shard])

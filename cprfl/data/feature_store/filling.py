@@ -11,6 +11,7 @@ from cprfl.data.feature_store.shards import (
     ROWS_PER_SHARD,
     VERSION,
     DamagedShardError,
+    ImageRows,
     is_whole,
     read_footer,
     shard_name,
@@ -27,17 +28,25 @@ class StoreKey:
     """All that determines the bytes of a store.
 
     ``images`` holds (id, URI, size and time) of each image, in order; ``encoder`` is its fingerprint, which covers
-    weights and transform.
+    weights and transform; ``views`` and ``crops`` are those of `ImageRows`.
     """
 
     images: tuple[tuple[str, str, tuple[int, ...]], ...]
     encoder: str
     views: int
+    crops: int = 1
 
     @property
     def fingerprint(self) -> str:
         """The name of the store's folder."""
-        return fingerprint([VERSION, ROWS_PER_SHARD, self.images, self.encoder, self.views])
+        parts: list[object] = [VERSION, ROWS_PER_SHARD, self.images, self.encoder, self.views]
+        # A store without crops keeps the name that it had before there were any.
+        return fingerprint(parts if self.crops == 1 else [*parts, self.crops])
+
+    @property
+    def rows(self) -> ImageRows:
+        """The rows of each image."""
+        return ImageRows(self.views, self.crops)
 
     @property
     def image_list_digest(self) -> str:
@@ -46,7 +55,7 @@ class StoreKey:
 
     def shards(self) -> list[range]:
         """The images of each shard: as many as make `ROWS_PER_SHARD` rows, and one at least."""
-        size, count = max(1, ROWS_PER_SHARD // self.views), len(self.images)
+        size, count = max(1, ROWS_PER_SHARD // self.rows.total), len(self.images)
         return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
@@ -86,6 +95,7 @@ class StoreInProgress:
             "encoder_fingerprint": self.key.encoder,
             "encoder": self.encoder,
             "views": self.key.views,
+            "crops": self.key.crops,
             "dtype": metadata["dtype"],
             "grid_shape": metadata["grid_shape"],
             "global_shape": metadata["global_shape"],

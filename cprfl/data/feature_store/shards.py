@@ -35,12 +35,36 @@ class DamagedShardError(Exception):
 
 
 @dataclass(frozen=True)
+class ImageRows:
+    """Which rows one image has, in this order.
+
+    Attributes:
+        views: the plain view and augmented ones, of which training draws.
+        crops: that are scored in the plain view's place; with 1 there are none, and the plain view is scored.
+    """
+
+    views: int
+    crops: int = 1
+
+    @property
+    def total(self) -> int:
+        """Rows of one image."""
+        return self.scored.stop if self.crops > 1 else self.views
+
+    @property
+    def scored(self) -> range:
+        """Those whose logits are averaged."""
+        first = self.views if self.crops > 1 else 0
+        return range(first, first + self.crops)
+
+
+@dataclass(frozen=True)
 class Features:
     """Rows of a store; all views of an image follow each other.
 
     Attributes:
         image_ids: id of each of the n rows.
-        views: int8 [n]; 0 is the plain view.
+        views: int8 [n]; 0 is the plain view (`ImageRows` says what the others are).
         grid: float16 [n, v, d0], before pooling.
         global_features: float16 [n, d1].
     """

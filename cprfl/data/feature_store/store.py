@@ -12,14 +12,22 @@ drawn in `batches`.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from cprfl.data.feature_store.batches import Batch, Views, read_in_batches
-from cprfl.data.feature_store.shards import VERSION, DamagedShardError, Features, read_image_ids, read_shard
+from cprfl.data.feature_store.shards import (
+    VERSION,
+    DamagedShardError,
+    Features,
+    ImageRows,
+    read_image_ids,
+    read_shard,
+)  # fmt: skip
 from cprfl.data.files import fingerprint
 from cprfl.data.filesystems import is_remote
 from cprfl.data.images import BadImage
@@ -37,12 +45,15 @@ class FeatureStore:
     Attributes:
         folder: where it is.
         description: what ``store.json`` says.
-        images: of each shard, the images that this object reads, as numbers within the shard.
+        images: of each shard, the images that this object reads, as numbers within the shard; one that stands there
+            several times is read as often.
     """
 
-    def __init__(self, folder: Folder, description: dict[str, Any], images: list[np.ndarray], keep: bool) -> None:
+    def __init__(
+        self, folder: Folder, description: dict[str, Any], images: list[np.ndarray], kept: dict[int, Features] | None
+    ) -> None:
         self.folder, self.description, self.images = folder, description, images
-        self._kept: dict[int, Features] | None = {} if keep else None
+        self._kept = kept  # shards in memory; none where they are not to be kept
 
     @classmethod
     def open(cls, uri: str) -> FeatureStore:
@@ -71,12 +82,12 @@ class FeatureStore:
         for shard in description["shards"]:
             if shard["file"] not in files:
                 raise FeatureStoreError(f"{uri}/{shard['file']}: shard missing; {mend(folder)}")
-        views = description["views"]
-        return cls(folder, description, [np.arange(shard["rows"] // views) for shard in description["shards"]], False)
+        total = _rows_per_image(description).total
+        return cls(folder, description, [np.arange(shard["rows"] // total) for shard in description["shards"]], None)
 
     def __len__(self) -> int:
-        """Rows: images times views."""
-        return self.num_images * self.views
+        """Rows: those of each image times the images."""
+        return self.num_images * self.rows_per_image.total
 
     @property
     def num_images(self) -> int:
@@ -85,8 +96,13 @@ class FeatureStore:
 
     @property
     def views(self) -> int:
-        """Views of each image."""
-        return int(self.description["views"])
+        """Views of each image that training draws of."""
+        return self.rows_per_image.views
+
+    @property
+    def rows_per_image(self) -> ImageRows:
+        """The rows of each image: views, and crops where those are scored."""
+        return _rows_per_image(self.description)
 
     @property
     def grid_shape(self) -> tuple[int, int]:
@@ -120,9 +136,7 @@ class FeatureStore:
         Raises:
             FeatureStoreError: naming an image that has no features.
         """
-        wanted = set(image_ids)
-        with ThreadPoolExecutor(READERS) as pool:
-            per_shard = list(pool.map(self._image_ids, range(len(self.images))))
+        wanted, per_shard = set(image_ids), self._all_ids()
         images = [
             np.array([number for number in chosen if ids[number] in wanted], dtype=np.int64)
             for ids, chosen in zip(per_shard, self.images, strict=True)
@@ -134,7 +148,17 @@ class FeatureStore:
                 "`cprfl preprocess CONFIG` makes them"
             )
         rows = sum(s["rows"] for s, chosen in zip(self.description["shards"], images, strict=True) if len(chosen))
-        return FeatureStore(self.folder, self.description, images, rows * self.row_bytes <= memory_bytes)
+        return FeatureStore(
+            self.folder, self.description, images, {} if rows * self.row_bytes <= memory_bytes else None
+        )
+
+    def repeated(self, image_ids: Sequence[str]) -> FeatureStore:
+        """The same store, read at these images, each as often as it is named; it keeps the same shards in memory."""
+        images: list[list[int]] = [[] for _ in self.images]
+        for shard, number in map(self._places.__getitem__, image_ids):
+            images[shard].append(number)
+        chosen = [np.sort(np.array(numbers, dtype=np.int64)) for numbers in images]
+        return FeatureStore(self.folder, self.description, chosen, self._kept)
 
     def iter_batches(
         self,
@@ -155,14 +179,15 @@ class FeatureStore:
             rank: each of ``world_size`` readers gets its own part and reads no shard but those of its part. With a
                 seed all parts are equally long, for which some rows come twice.
             world_size: number of readers.
-            views: ``all`` rows, the ``plain`` view of each image, or one at ``random``.
+            views: ``all`` rows, the ``plain`` view of each image, one view at ``random``, or the ``scored`` rows: the
+                plain view, or all crops one after the other.
             buffer_bytes: memory that a shuffled reader may fill with shards.
 
         Raises:
             FeatureStoreError: naming a damaged shard.
         """
         return read_in_batches(
-            self.shard, self.images, self.views, batch_size,
+            self.shard, self.images, self.rows_per_image, batch_size,
             shuffle_seed=shuffle_seed, rank=rank, world_size=world_size, select=views,
             buffer_rows=max(1, buffer_bytes // max(self.row_bytes, 1)),
             readers=READERS if is_remote(self.folder.uri) else _LOCAL_READERS,
@@ -226,13 +251,28 @@ class FeatureStore:
         own = {shard["file"] for shard in self.description["shards"]} | {DESCRIPTION}
         return sorted(set(self.folder.files()) - own)
 
+    def _all_ids(self) -> list[list[str]]:
+        """Of each shard, the ids of all its images."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(self._image_ids, range(len(self.images))))
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Shard and number of each image that this object reads."""
+        ids = self._all_ids()
+        return {ids[shard][i]: (shard, i) for shard, chosen in enumerate(self.images) for i in chosen.tolist()}
+
     def _image_ids(self, number: int) -> list[str]:
         """Ids of a shard's images, without reading its features."""
         name = self.description["shards"][number]["file"]
         try:
-            return read_image_ids(self.folder, name)[:: self.views]
+            return read_image_ids(self.folder, name)[:: self.rows_per_image.total]
         except DamagedShardError as error:
             raise FeatureStoreError(f"{self.folder.uri}/{name}: {error}; {mend(self.folder)}") from None
+
+
+def _rows_per_image(description: dict[str, Any]) -> ImageRows:
+    return ImageRows(description["views"], description.get("crops", 1))  # a store of before there were crops has none
 
 
 def mend(folder: Folder) -> str:

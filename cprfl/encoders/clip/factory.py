@@ -14,6 +14,7 @@ from cprfl.data.storage import DataPath, local_copy
 from cprfl.encoders.base import STATISTICS, ImageEncoder, ImageEncoderConfig, freeze
 from cprfl.encoders.clip.embedded import embedded_weights
 from cprfl.encoders.clip.library import EMBEDDED, open_clip_module, quietly
+from cprfl.encoders.clip.similarity import attend_by_similarity
 from cprfl.encoders.weights import from_hub, load_weights
 from cprfl.errors import ConfigError, WeightsError
 
@@ -72,7 +73,10 @@ class OpenClipEncoder(ImageEncoder):
     class Config(ImageEncoderConfig):
         """``layer``: the stage or block whose output is the grid, -1 being the last, after its final norm.
 
-        ``project``: bring every cell into the joint space of image and text (as the pooled feature is).
+        ``project``: bring every cell into the joint space of image and text, by what the tower would make of a cell
+        alone: the same norm and projection as the pooled feature's, CLIP's ResNets' value and output projections.
+        ``attention``: how the cells of a vision transformer's last block attend: as they were trained (``own``), or to
+        what is like them (``similarity``; `cprfl.encoders.clip.similarity`).
         """
 
         name: Literal["open_clip"] = "open_clip"
@@ -81,11 +85,14 @@ class OpenClipEncoder(ImageEncoder):
         weights: DataPath | None = None
         layer: int = -1
         project: bool = False
+        attention: Literal["own", "similarity"] = "own"
 
         @model_validator(mode="after")
-        def _only_the_last_layer_is_projected(self) -> Self:
+        def _what_the_last_layer_alone_can_do(self) -> Self:
             if self.project and self.layer != -1:
                 raise ValueError("project needs layer -1: only the last layer's cells have a projection")
+            if self.attention == "similarity" and self.layer != -1:
+                raise ValueError("attention: similarity needs layer -1: it is the last block that attends otherwise")
             return self
 
         def build(self, cache_dir: Path) -> OpenClipEncoder:
@@ -107,6 +114,8 @@ class OpenClipEncoder(ImageEncoder):
         self.layer, self.project = config.layer, config.project
         if self.project and self._projection() is None:
             raise WeightsError(f"{config.model}: its image tower has no projection of single cells; set project: false")
+        if config.attention == "similarity":
+            attend_by_similarity(visual, config.model)
 
     def blocks(self) -> list[torch.nn.Module]:
         """See `ImageEncoder.blocks`: a transformer's layers, or a CNN's stages."""
@@ -129,7 +138,11 @@ class OpenClipEncoder(ImageEncoder):
     def encode(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """See `ImageEncoder.encode`."""
         indices = None if self.layer == -1 else [self.layer, -1]
-        wanted: dict[str, Any] = {"indices": 1 if indices is None else indices, "normalize_intermediates": True}
+        # CoCa's final norm is that of its attention pool's output, which has another width than the cells.
+        has_own_norm = getattr(self.visual, "attn_pool", None) is None
+        wanted: dict[str, Any] = {
+            "indices": 1 if indices is None else indices, "normalize_intermediates": has_own_norm
+        }  # fmt: skip
         attention_pool = getattr(self.visual, "attnpool", None)
         if attention_pool is None:
             output = self.visual.forward_intermediates(images_B3HW, **wanted)
@@ -139,14 +152,28 @@ class OpenClipEncoder(ImageEncoder):
             side = round((attention_pool.positional_embedding.shape[0] - 1) ** 0.5)
             global_BE = attention_pool(F.adaptive_avg_pool2d(output["image_intermediates"][-1], side))
         grid_BDhw = output["image_intermediates"][0]
-        if self.project:
-            weight_ED, bias_E = self._projection()  # type: ignore[misc]
-            grid_BDhw = torch.einsum("bdhw,ed->behw", grid_BDhw, weight_ED) + bias_E[:, None, None]
-        return grid_BDhw, global_BE
+        return self._projected(grid_BDhw) if self.project else grid_BDhw, global_BE
+
+    def _projected(self, grid_BDhw: Tensor) -> Tensor:
+        """Cells in the joint space [B, E, h, w].
+
+        Some of timm's trunks norm after pooling (ConvNeXt's ``head.norm``, a ViT's ``fc_norm``): there each cell is
+        normed like a pooled feature, so their projections' mean is not the projection of their mean.
+        """
+        trunk = getattr(self.visual, "trunk", None)
+        of_maps, of_tokens = getattr(getattr(trunk, "head", None), "norm", None), getattr(trunk, "fc_norm", None)
+        if of_maps is not None:
+            grid_BDhw = of_maps(grid_BDhw)
+        if of_tokens is not None:
+            grid_BDhw = of_tokens(grid_BDhw.movedim(1, -1)).movedim(-1, 1)
+        weight_ED, bias_E = self._projection()  # type: ignore[misc]
+        return torch.einsum("bdhw,ed->behw", grid_BDhw, weight_ED) + bias_E[:, None, None]
 
     def _projection(self) -> tuple[Tensor, Tensor] | None:
         """Weight [E, D] and bias [E] that bring one cell into the joint space, where the tower has them."""
         visual = self.visual
+        if getattr(visual, "attn_pool", None) is not None:  # CoCa's projects what its attention pool gives
+            return None
         if hasattr(visual, "attnpool"):  # attention over a single cell is its value projection
             value, out = visual.attnpool.v_proj, visual.attnpool.c_proj
             return out.weight @ value.weight, out.weight @ value.bias + out.bias

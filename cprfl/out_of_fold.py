@@ -1,0 +1,133 @@
+"""Scores of the training images by trainings that have not seen them: what weighs members and chooses epochs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cprfl.assembly import BATCH, facts_of, features_of, objective_of, source_of, text_tower_of
+from cprfl.data.long_tail import hold_out
+from cprfl.data.manifest import TRAIN, Manifest
+from cprfl.data.stratify import stratify
+from cprfl.errors import DatasetError
+from cprfl.evaluation.metrics import average_precision
+from cprfl.experiment import Experiment
+from cprfl.models.base import Method
+from cprfl.preparation import Prepared
+from cprfl.training.loop import Worker, fit, score
+
+FOLDS = 5  # unless the method wants another number
+_CANDIDATES = 8  # numbers of epochs that are compared, evenly spaced
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What the folds told.
+
+    Attributes:
+        epochs: to train on all training images; 0 where gradients train nothing.
+        metrics: under ``folds/``: mAP of the members and of the whole, their shares, the epochs.
+    """
+
+    epochs: int
+    metrics: dict[str, float]
+
+
+def look_at_folds(experiment: Experiment, prepared: Prepared, worker: Worker, method: Method) -> Findings:
+    """Score each fold of the training images by a training without it, weigh the method's members, choose epochs.
+
+    Raises:
+        DatasetError: where the images make no such folds.
+    """
+    training = prepared.manifest.split(TRAIN)
+    targets_NC = torch.from_numpy(training.targets())
+    logits_TMNC = _logits(experiment, prepared, training, worker)
+    epochs = candidates(experiment)
+    if len(epochs) == 1:
+        metrics = method.weigh_members(logits_TMNC[0], targets_NC)
+        return Findings(epochs[0], metrics)
+    found = []
+    for number, logits_MNC in zip(epochs, logits_TMNC, strict=True):
+        weighed = method.weigh_members(logits_MNC, targets_NC)
+        value = weighed.get("folds/mAP", _mean_precision(logits_MNC.mean(dim=0).numpy(), targets_NC.numpy() > 0))
+        found.append((value, number, logits_MNC))
+    value, number, logits_MNC = max(found, key=lambda item: (item[0], -item[1]))
+    chosen = {"folds/mAP": value, "folds/mAP_last_epoch": found[-1][0], "folds/epochs": float(number)}
+    return Findings(number, chosen | method.weigh_members(logits_MNC, targets_NC))
+
+
+def in_words(findings: Findings) -> str:
+    """What was found, in a sentence."""
+    metrics = dict(findings.metrics)
+    said = [f"{metrics.pop('folds/mAP'):.1f} mAP on held-out folds"] if "folds/mAP" in metrics else []
+    shares = {name.removeprefix("folds/share/"): value for name, value in metrics.items() if "/share/" in name}
+    if shares:
+        members = [f"{name} {share:.2f} ({metrics[f'folds/mAP/{name}']:.1f} alone)" for name, share in shares.items()]
+        said.append("of " + ", ".join(members))
+    if "folds/epochs" in metrics:
+        lost = metrics["folds/mAP"] - metrics["folds/mAP_last_epoch"]
+        said.append(f"after {findings.epochs} epochs" + (f", {lost:.1f} more than after all" if lost > 0 else ""))
+    return "; ".join(said)
+
+
+def candidates(experiment: Experiment) -> list[int]:
+    """Numbers of epochs that the folds compare; the last alone where they choose none."""
+    last = experiment.epochs
+    if experiment.selects != "folds" or last == 0:
+        return [last]
+    count = min(_CANDIDATES, last)
+    return sorted({round(last * (step + 1) / count) for step in range(count)})
+
+
+def _logits(experiment: Experiment, prepared: Prepared, training: Manifest, worker: Worker) -> Tensor:
+    """Logits [T, M, n, c] of the members after T numbers of epochs, on each image by a training without its fold."""
+    folds = experiment.model.folds or FOLDS
+    fold_N = stratify(training.targets(), [1 / folds] * folds, experiment.seed)
+    if len(np.unique(fold_N)) < folds:
+        raise DatasetError(f"split train: {len(training)} images make no {folds} folds; lower model.num_folds")
+    parts = []
+    for fold in range(folds):
+        held_out = training.select(np.flatnonzero(fold_N == fold))
+        part = replace(prepared, manifest=hold_out(training, fold_N == fold))
+        parts.append(_held_out_logits(experiment, part, held_out, worker))
+    logits = torch.zeros(*parts[0].shape[:2], *training.targets().shape)
+    means_FTMC = torch.stack([found.mean(dim=2) for found in parts])
+    for fold, logits_TMnC in enumerate(parts):
+        # Each training has an offset of its own for every class, which ranks nothing within a fold but would between.
+        level_TMC = means_FTMC.mean(dim=0) - means_FTMC[fold]
+        logits[:, :, torch.from_numpy(fold_N == fold)] = logits_TMnC + level_TMC[:, :, None]
+    return logits
+
+
+def _held_out_logits(experiment: Experiment, prepared: Prepared, held_out: Manifest, worker: Worker) -> Tensor:
+    """Train on the training images of ``prepared``, and score the members on others, [T, M, n, c]."""
+    torch.manual_seed(experiment.seed)
+    training = prepared.manifest.split(TRAIN)
+    facts = facts_of(experiment, prepared, training)
+    objective = objective_of(experiment, prepared, facts, text_tower_of(experiment))
+    source = source_of(experiment, prepared, training, objective, training=True)
+    others = source_of(experiment, prepared, held_out, objective, training=False)
+    wanted, epoch, found = candidates(experiment), 0, list[Tensor]()
+    objective.method.fit(features_of(source))
+
+    def look(weights: dict[str, Tensor]) -> dict[str, float]:
+        nonlocal epoch
+        epoch += 1
+        if epoch in wanted:
+            with objective.loaded(weights):
+                found.append(score(objective, others, held_out.image_ids, BATCH, worker, members=True))
+        return {}
+
+    if experiment.model.by_gradients:
+        fit(objective, source, experiment.train, seed=experiment.seed, worker=worker,
+            on_epoch_end=lambda _: None, validate=look)  # fmt: skip
+    else:
+        found.append(score(objective, others, held_out.image_ids, BATCH, worker, members=True))
+    return torch.stack(found)
+
+
+def _mean_precision(logits_NC: np.ndarray, targets_NC: np.ndarray) -> float:
+    return float(100 * np.nanmean(average_precision(logits_NC, targets_NC)))

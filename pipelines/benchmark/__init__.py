@@ -1,0 +1,1 @@
+"""`cprfl benchmark`: methods on the same images with the same means, in one table."""
