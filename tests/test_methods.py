@@ -21,9 +21,28 @@ from cprfl.errors import ShapeError, WeightsError
 from cprfl.evaluation.metrics import average_precision
 from cprfl.inference.predictor import load_method
 from cprfl.losses import AsymmetricLoss, DistributionBalancedLoss, WeightedFocalLoss
-from cprfl.models import CPRFL, CoOp, Ensemble, Facts, LinearProbe, LogisticRegression, MethodConfig, ZeroShot
+from cprfl.models import (
+    CAPNET,
+    CPRFL,
+    CSRA,
+    HPDVAL,
+    LMPT,
+    MLGCN,
+    AutoConfig,
+    CoOp,
+    Ensemble,
+    Facts,
+    GaussianDiscriminant,
+    LabelFree,
+    LinearProbe,
+    LogisticRegression,
+    MethodConfig,
+    Query2Label,
+    ZeroShot,
+)
 from cprfl.models.ensemble import fit_weights
-from cprfl.models.logistic_regression import pooled, solve
+from cprfl.models.logistic_regression import solve
+from cprfl.models.pooled import pooled
 from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
 from cprfl.training.config import TrainConfig
 from cprfl.training.objective import Objective
@@ -41,13 +60,31 @@ METHODS: dict[str, MethodConfig] = {
     "zero shot": ZeroShot.Config(),
     "zero shot by softmax": ZeroShot.Config(scores="softmax"),
     "ensemble": Ensemble.Config(members=[SMALL, LinearProbe.Config(), REGRESSION], weights="fitted", num_folds=2),
+    "cprfl, of a width that fits": CPRFL.Config(center_text=True),
+    "hp-dval, alignment": HPDVAL.Config(stage="alignment", top_k=2),
+    "hp-dval, prompts": HPDVAL.Config(top_k=2),
+    "hp-dval, as released": HPDVAL.Config(variant="released"),
+    "capnet": CAPNET.Config(hidden=16, top_k=3),
+    "capnet without a graph": CAPNET.Config(graph=False, logits="learned"),
+    "lmpt": LMPT.Config(num_context=4),
+    "ml-gcn": MLGCN.Config(),
+    "query2label": Query2Label.Config(dim=16, num_heads=2, mlp_dim=16, dropout=0.0),
+    "csra": CSRA.Config(),
+    "gaussian discriminant": GaussianDiscriminant.Config(num_folds=2),
+    "label free": LabelFree.Config(cells_per_class=16),
+    "auto": AutoConfig(num_cprfl=2, num_folds=2),
 }  # fmt: skip
-CLASSES, DIM, SUMMARY = 5, 8, 64
+CLASSES, DIM, SUMMARY = 5, 64, 64
 
 
 def facts() -> Facts:
     found = facts_of(CLASSES, SUMMARY, DIM)
-    return replace(found, global_dim=SUMMARY, grid_mean_D=torch.arange(DIM) / 10.0, grid_std_D=torch.ones(DIM) * 2)
+    counts = torch.tensor([12, 30, 9, 20, 17])
+    together = torch.full((CLASSES, CLASSES), 4).fill_diagonal_(0) + torch.diag(counts)
+    return replace(
+        found, global_dim=SUMMARY, grid_mean_D=torch.arange(DIM) / 80.0, grid_std_D=torch.ones(DIM) * 2,
+        class_counts_C=counts, co_occurrence_CC=together, num_images=60,
+    )  # fmt: skip
 
 
 class Images:
@@ -83,9 +120,10 @@ def fitted(config: MethodConfig, images: Images) -> Objective:
     torch.manual_seed(0)
     tower = text_tower() if config.needs_text_tower else None
     objective = Objective(config.build(facts(), tower), AsymmetricLoss(), TrainConfig())
-    if objective.method.folds:
-        logits = torch.randn(len(METHODS["ensemble"].members), len(images.grid), CLASSES)  # type: ignore[attr-defined]
-        objective.method.weigh_members(logits + images.targets, images.targets)
+    if config.folds:
+        with torch.no_grad():
+            logits = objective.method.eval().member_logits(images.grid.float(), images.summary.float())
+        objective.method.weigh_members(torch.randn_like(logits) + images.targets, images.targets)
     objective.method.fit(images)
     return objective
 
@@ -118,8 +156,10 @@ def test_a_checkpoint_rebuilds_it_to_identical_scores(config: MethodConfig, tmp_
     images = Images()
     objective = fitted(config, images)
     experiment = {
-        "name": "x", "dataset": {"name": "synthetic"}, "encoder": {"name": "torchvision", "model": "resnet50"},
+        "name": "x", "dataset": {"name": "synthetic"},
+        "encoder": {"name": "open_clip", "model": "cprfl-embedded", "project": True},
         "text_encoder": {"name": "open_clip", "model": "cprfl-embedded"}, "model": config.model_dump(mode="json"),
+        "train": {"backbone": "finetune" if config.needs_moving_tower else "frozen"},
     }  # fmt: skip
     info = CheckpointInfo(experiment, "key", list(facts().class_names), "", "", 0, {}, holds_tower=False)
     save_checkpoint(tmp_path, objective.prediction_state(objective.kept_state()), facts(), info, None)
@@ -136,7 +176,7 @@ def test_logistic_regression_is_scikit_learns_on_mean_and_maximum() -> None:
     for label in range(CLASSES):
         reference = ScikitLogisticRegression(C=0.1, max_iter=10_000, tol=1e-8)
         reference.fit(features, images.targets[:, label].numpy())
-        assert np.allclose(scores[:, label], reference.decision_function(features), atol=2e-3)
+        assert np.allclose(scores[:, label], reference.decision_function(features), atol=5e-3)
 
 
 def test_the_strength_is_chosen_on_folds() -> None:
@@ -179,12 +219,13 @@ def test_prompts_are_encoded_by_the_tower_as_its_own_words_would_be() -> None:
     tower = text_tower()
     tokens = tower.tokens(texts)
     with torch.no_grad():
-        method.context_CMD.copy_(tower.embed(tokens)[:1, 1:4])
+        prompts = method.prompts
+        prompts.context_CMD.copy_(tower.embed(tokens)[:1, 1:4])
         expected = F.normalize(tower.encode(tokens), dim=1)
-        assert torch.allclose(method.texts(), expected, atol=1e-6)
-        assert not torch.allclose(method.text_CE, expected, atol=1e-3)
+        assert torch.allclose(prompts.train()(), expected, atol=1e-6)
+        assert not torch.allclose(prompts.text_CE, expected, atol=1e-3)
         method.bake()
-        assert torch.allclose(method.text_CE, expected, atol=1e-6)
+        assert torch.allclose(prompts.eval()(), expected, atol=1e-6)
     assert not [name for name in method.state_dict() if "tower" in name]
 
 

@@ -25,7 +25,7 @@ class AutoConfig(MethodConfig):
     """
 
     name: Literal["auto"] = "auto"
-    num_cprfl: PositiveInt = 3
+    num_cprfl: PositiveInt = 2
     num_folds: int = Field(default=5, ge=2)
 
     @property

@@ -13,7 +13,7 @@ from pipelines.benchmark.cells import Cell
 
 GROUPS = {"total": "mAP", "head": "mAP_head", "medium": "mAP_medium", "tail": "mAP_tail"}
 HEADINGS = [
-    "method", *GROUPS, "against logistic regression", "seconds", "trained parameters", "memory, MB",
+    "method", *GROUPS, "against LR", "seconds", "trained parameters", "memory, MB",
     "chosen by the folds",
 ]  # fmt: skip
 _RESAMPLES = 1000

@@ -91,11 +91,12 @@ def benchmark(
     from rich.table import Table
 
     table = Table(title=f"{experiment.name} (test mAP, %)")
-    for heading in HEADINGS[:7]:
-        table.add_column(heading, no_wrap=heading == "method", justify="left" if heading == "method" else "right")
+    for heading in HEADINGS[:6]:
+        table.add_column(heading, no_wrap=True, justify="left" if heading == "method" else "right")
     for row in result.table:
-        table.add_row(*row[:7])
-    Console().print(table)
+        table.add_row(*row[:6])
+    console = Console()
+    console.print(table, width=max(console.width, 110))  # a table that is cut in two is none
     for failure in result.failures:
         print(f"no result: {failure}")
     print(f"{result.folder}/benchmark.md and benchmark.html; MLflow experiment {experiment.name}-benchmark")

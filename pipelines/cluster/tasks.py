@@ -32,7 +32,7 @@ def run_tasks(
     cpus = sum(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     each = max(1, cpus // max(len(arguments), 1))
     # A process serves one call: what it held is not counted as the next one's memory, nor kept.
-    remote = ray.remote(work).options(num_cpus=each, num_gpus=1 if gpu else 0, max_retries=0, max_calls=1)
+    remote: Any = ray.remote(num_cpus=each, num_gpus=1 if gpu else 0, max_retries=0, max_calls=1)(work)
     pending = {remote.remote(argument): number for number, argument in enumerate(arguments)}
     while pending:
         (done,), _ = ray.wait(list(pending), num_returns=1)
