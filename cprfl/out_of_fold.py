@@ -61,8 +61,8 @@ def look_at_folds(experiment: Experiment, prepared: Prepared, worker: Worker, me
 
 def in_words(findings: Findings) -> str:
     """What was found, in a sentence."""
-    metrics = dict(findings.metrics)
-    said = [f"{metrics.pop('folds/mAP'):.1f} mAP on held-out folds"] if "folds/mAP" in metrics else []
+    metrics = findings.metrics
+    said = [f"{metrics['folds/mAP']:.1f} mAP on held-out folds"] if "folds/mAP" in metrics else []
     shares = {name.removeprefix("folds/share/"): value for name, value in metrics.items() if "/share/" in name}
     if shares:
         members = [f"{name} {share:.2f} ({metrics[f'folds/mAP/{name}']:.1f} alone)" for name, share in shares.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from cprfl.preparation import CHECKPOINT, Prepared, selection_split
 from cprfl.training.checkpoint import CheckpointInfo, TrainingState, load_info, load_state, save_checkpoint
 from cprfl.training.loop import EpochEnd, Worker, fit, score
 from cprfl.training.objective import Objective
+
+_OVERFITTED = 1.0  # points of mAP
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,10 @@ def run_training(
         report(0, (validate(weights) if validate else {}) | findings.metrics, weights, None)
         return
 
+    history: list[dict[str, float]] = []
+
     def end(epoch: EpochEnd) -> None:
+        history.append({**epoch.metrics, "epoch": epoch.epoch})
         report(epoch.epoch, epoch.metrics | findings.metrics, epoch.weights, epoch.state)
 
     schedule = experiment.train.schedule_epochs or experiment.epochs
@@ -203,6 +208,29 @@ def run_training(
         objective, source, config, seed=experiment.seed, worker=worker, on_epoch_end=end,
         validate=validate, resume=(load_info(resume).epoch, load_state(resume)) if resume else None,
     )  # fmt: skip
+    if worker.rank == 0 and (warning := overfitting(history, f"{selection_split(experiment)}/mAP")):
+        print(f"{experiment.name}: {warning}", file=sys.stderr, flush=True)
+
+
+def overfitting(history: Sequence[Mapping[str, float]], metric: str) -> str | None:
+    """What to say where the loss went on falling while the metric of held-out images fell by a point or more.
+
+    Args:
+        history: metrics of the epochs, with ``epoch`` itself.
+        metric: of the images that select.
+    """
+    watched = [found for found in history if metric in found]
+    if not watched:
+        return None
+    best, last = max(watched, key=lambda found: found[metric]), watched[-1]
+    lost, before, after = best[metric] - last[metric], best["train/loss"], last["train/loss"]
+    if lost < _OVERFITTED or after >= before:
+        return None
+    return (
+        f"overfitting: {metric} fell from {best[metric]:.1f} after epoch {best['epoch']:.0f} to {last[metric]:.1f}, and "
+        f"the training loss fell from {before:.4f} to {after:.4f}; train.select: best or folds keeps the former, fewer "
+        "train.epochs, a smaller model.dim or more train.weight_decay avoid it"
+    )
 
 
 def _findings(

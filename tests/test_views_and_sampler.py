@@ -18,13 +18,14 @@ from PIL import Image
 
 from cprfl.config import validate
 from cprfl.data.feature_store import FeatureStore
+from cprfl.data.feature_store import store as store_module
 from cprfl.data.feature_store.filling import StoreInProgress, StoreKey
 from cprfl.data.feature_store.shards import ROWS_PER_SHARD, VERSION, Features, ImageRows, write_shard
 from cprfl.data.files import fingerprint
 from cprfl.data.images import open_image
 from cprfl.data.manifest import TEST, TRAIN, Manifest
 from cprfl.encoders.adapters import add_adapters
-from cprfl.encoders.base import Encoded, Transform
+from cprfl.encoders.base import Encoded, Transform, weights_digest
 from cprfl.encoders.clip import OpenClipEncoder
 from cprfl.encoders.clip.library import open_clip_module
 from cprfl.encoders.cnn import CnnEncoder
@@ -38,6 +39,7 @@ from cprfl.preparation import prepare
 from cprfl.training import loop
 from cprfl.training.augmentation import AugmentationConfig
 from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
+from cprfl.training.config import TrainConfig
 from cprfl.training.loop import Worker, mean_logits, score
 from cprfl.training.objective import Inputs, Objective
 from cprfl.training.sampling import class_aware_rows, occurrences
@@ -82,13 +84,15 @@ def encoder_config(**options: Any) -> CnnEncoder.Config:
 
 
 def test_crops_change_fingerprints_and_their_absence_leaves_them_as_they_were(tmp_path: Path) -> None:
-    encoder = encoder_config().build(tmp_path)
-    settings = encoder.config.model_dump(
-        mode="json", exclude={"batch_size", "num_workers", "pretrained", "weights", "crops"}
-    )
-    weights = json.loads(json.dumps([settings, encoder.transform_description]))
-    assert "crops" not in json.dumps(weights)
-    assert encoder.fingerprint() != encoder_config(crops=5).build(tmp_path).fingerprint()
+    clip = OpenClipEncoder.Config(model="cprfl-embedded", pretrained="random")
+    for config in (encoder_config(), clip):
+        encoder, later = config.build(tmp_path), {"crops", "attention"}
+        settings = config.model_dump(
+            mode="json", exclude={"batch_size", "num_workers", "pretrained", "weights", *later}
+        )
+        before = fingerprint([settings, encoder.transform_description, weights_digest(encoder)])
+        assert encoder.fingerprint() == before
+        assert config.model_copy(update={"crops": 5}).build(tmp_path).fingerprint() != before
     images = (("a", "a.jpg", (1, 2)),)
     assert StoreKey(images, "e", 6).fingerprint == fingerprint([VERSION, ROWS_PER_SHARD, images, "e", 6])
     keys = [StoreKey(images, "e", 6), StoreKey(images, "e", 1, 5), StoreKey(images, "e", 2, 5)]
@@ -126,7 +130,7 @@ def test_a_store_with_crops_gives_each_kind_of_view(
         return dict(zip(keys, torch.cat([batch.global_BE for batch in batches]), strict=True))
 
     everything = read("all")
-    assert [key for key in read("scored")] == [(path.name, view) for path in images for view in range(3, 8)]
+    assert list(read("scored")) == [(path.name, view) for path in images for view in range(3, 8)]
     assert [view for _, view in read("plain")] == [0] * 13
     drawn = {view for seed in range(20) for _, view in read("random", shuffle_seed=seed)}
     assert drawn == {0, 1, 2}
@@ -155,7 +159,8 @@ class Rows:
     def in_order(
         self, batch_size: int, rank: int = 0, world_size: int = 1, views: InOrder = "scored"
     ) -> Iterator[LabelledBatch]:
-        for part in torch.arange(len(self.ids))[rank::world_size].split(batch_size):
+        own = torch.arange(len(self.ids))[rank::world_size]
+        for part in own.split(batch_size) if len(own) else ():
             ids = [self.ids[row] for row in part.tolist()]
             yield LabelledBatch(Encoded(self.values[part][:, None], self.values[part]), torch.zeros(len(part), 4), ids)
 
@@ -175,7 +180,7 @@ class Summary(torch.nn.Module):
 
 def together(world_size: int, work: Callable[[Worker], torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What each of several workers finds, which are threads here: a reduction waits for all of them."""
-    barrier, local, slots = threading.Barrier(world_size), threading.local(), [torch.empty(0)] * world_size
+    barrier, local, slots = threading.Barrier(world_size, timeout=30), threading.local(), [torch.empty(0)] * world_size
 
     def all_reduce(values: torch.Tensor, operation: Any = None) -> None:
         slots[local.rank] = values.clone()
@@ -209,7 +214,7 @@ def test_the_logits_of_an_images_rows_are_averaged_wherever_they_are(
     expected = torch.stack([data.values[[row for row in range(rows) if data.ids[row] == i]].mean(dim=0) for i in ids])
 
     def work(worker: Worker) -> torch.Tensor:
-        objective = Objective(Summary(), torch.nn.Identity(), load_train_config())  # type: ignore[arg-type]
+        objective = Objective(Summary(), torch.nn.Identity(), TrainConfig())  # type: ignore[arg-type]
         plain = score(objective, data, ids, 4, worker)
         members = score(objective, data, ids, 4, worker, members=True)
         return torch.cat([plain[None], members])
@@ -218,12 +223,6 @@ def test_the_logits_of_an_images_rows_are_averaged_wherever_they_are(
         assert torch.allclose(found, torch.stack([expected, expected, 2 * expected]), atol=1e-6)
         if rows == 7:
             assert torch.equal(found[0], expected)
-
-
-def load_train_config() -> Any:
-    from cprfl.training.config import TrainConfig
-
-    return TrainConfig()
 
 
 def test_a_prediction_is_what_the_evaluation_says_with_five_crops_too(small_config: Path, tmp_path: Path) -> None:
@@ -356,10 +355,8 @@ def test_what_is_kept_in_memory_is_read_once(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("cprfl.data.feature_store.filling.ROWS_PER_SHARD", 10)
     source = StoredFeatures(labelled(), numbered_store(tmp_path, len(LABELS)), 2**20, "class_aware")
     reads: list[str] = []
-    from cprfl.data.feature_store import store as module
-
-    read = module.read_shard
-    monkeypatch.setattr(module, "read_shard", lambda *arguments: reads.append(arguments[1]) or read(*arguments))  # type: ignore[func-returns-value]
+    read = store_module.read_shard
+    monkeypatch.setattr(store_module, "read_shard", lambda *arguments: reads.append(arguments[1]) or read(*arguments))  # type: ignore[func-returns-value]
     for seed in range(6):
         list(source.batches(4, seed, 0, 1))
     assert len(reads) == len(set(reads)) == 3
@@ -462,7 +459,7 @@ def test_cells_attend_by_similarity_and_the_summary_stays(tiny_models: None, tmp
     assert torch.equal(state, torch.random.get_rng_state())
     images = images_of(own)
     found, before = encoder(images), own(images)
-    block, tokens = last_block(own, (images - 0))
+    block, tokens = last_block(own, images)
     cells = own.visual.ln_post(similar_cells(block, tokens))[:, 1:]
     assert torch.allclose(found.grid_BVD, cells @ own.visual.proj if project else cells, atol=1e-5)
     assert torch.allclose(found.global_BE, before.global_BE, atol=1e-6)
@@ -480,7 +477,7 @@ def test_similarity_goes_with_adapters_and_gradients(tiny_models: None, tmp_path
     assert torch.allclose(encoder(images).grid_BVD, before.grid_BVD, atol=1e-6)
     assert encoder.adapters is not None
     last = encoder.adapters[-1]
-    torch.nn.init.normal_(last.up.weight)
+    torch.nn.init.normal_(last.get_parameter("up.weight"))
     block, tokens = last_block(encoder, images)
     with torch.no_grad():
         cells = encoder.visual.ln_post(similar_cells(block, tokens) + last(tokens))[:, 1:]

@@ -68,7 +68,8 @@ def draw_support(targets: np.ndarray, shots: int, seed: int, episode: int) -> np
 
     The classes are walked from the rarest to the most frequent; one that the images drawn so far do not show often
     enough gets random further ones. As these may show the classes before too, images without which every class still
-    has enough are left out again, the earliest drawn first.
+    has enough are left out again, the earliest drawn first. Of two classes and one shot a single image that shows both
+    may be left, which tells nothing apart.
 
     Args:
         targets: multi-hot [n, c], of the images to draw from; each class has at least ``shots``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 import time
@@ -19,7 +20,7 @@ from cprfl.experiment import Experiment
 from cprfl.inference.predictor import load_method
 from cprfl.inference.scoring import evaluate_checkpoint
 from cprfl.preparation import CHECKPOINT, Prepared, prepare
-from cprfl.training.checkpoint import load_info
+from cprfl.training.checkpoint import load_info, load_tower
 
 RESULT = "cell.json"
 
@@ -79,8 +80,6 @@ def run_cell(settings: dict[str, Any]) -> dict[str, Any]:
 
 def finished_cell(experiment: Experiment) -> Cell | None:
     """The result in an experiment's folder, if there is one."""
-    import json
-
     path = experiment.folder / RESULT
     return Cell(**json.loads(path.read_text())) if path.exists() else None
 
@@ -94,8 +93,6 @@ def trained_parameters(experiment: Experiment, checkpoint: Path) -> int:
     by_gradients = sum(value.numel() for value in method.parameters() if value.requires_grad)
     tower = 0
     if info.holds_tower and experiment.train.moves_tower:
-        from cprfl.training.checkpoint import load_tower
-
         tower = sum(value.numel() for value in load_tower(checkpoint).values())
     return by_gradients + fitted + tower
 

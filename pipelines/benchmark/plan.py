@@ -11,7 +11,7 @@ from cprfl.errors import ConfigError
 from cprfl.experiment import Experiment
 from cprfl.models import AnyMethod, MethodConfig
 
-ALL, REFERENCE = "all", "logistic_regression"
+ALL, VARIANTS, REFERENCE = "all", "variants", "logistic_regression"
 CONFIGS: dict[str, type[MethodConfig]] = {
     config.model_fields["name"].default: config for config in get_args(get_args(AnyMethod)[0])
 }
@@ -49,13 +49,16 @@ def plan(experiment: Experiment, methods: Sequence[str]) -> list[Entry]:
     """The entries of a benchmark, the logistic regression among them: all others are compared with it.
 
     A name stands for the experiment itself, by its method's name; for a variant, by its key; or for a method with what
-    suits it, on the experiment's data and encoder. `ALL` is all of these, each method once.
+    suits it, on the experiment's data and encoder. `VARIANTS` is the experiment with its variants, `ALL` these and
+    every method that none of them has.
 
     Raises:
         ConfigError: for a name that is none of them.
     """
     known = _known(experiment)
-    if ALL in methods:
+    if VARIANTS in methods:
+        names = list(known)
+    elif ALL in methods:
         given = {entry.experiment.model.name for entry in known.values() if entry.experiment is not None}
         names = [*known, *(name for name in CONFIGS if name not in given | {_BY_HAND})]
     else:
@@ -88,6 +91,8 @@ def _by_name(experiment: Experiment, name: str) -> Entry:
     """A method with its own settings and what it brings; the learning rate suits another one, and is left to it."""
     config = CONFIGS[name]
     changes: dict[str, Any] = {**config.brings, "model": {"name": name}}
+    known = type(experiment.encoder).model_fields  # what another kind of encoder lacks, the experiment says better
+    changes["encoder"] = {key: value for key, value in config.brings.get("encoder", {}).items() if key in known}
     changes["train"] = {"lr": None, **config.brings.get("train", {})}
     if "first" in changes:
         changes["first"] = {**changes["first"], "train": {"lr": None, **changes["first"].get("train", {})}}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli import cluster, features
+from pipelines.cli import cluster, features, few_shot
 from pipelines.cli.options import ConfigArgument, SetOption
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def evaluate(config: ConfigArgument, overrides: SetOption = None) -> None:
 @app.command()
 def benchmark(
     config: ConfigArgument,
-    methods: Annotated[str, typer.Option(help="Methods or variants, separated by commas, or all.")] = "all",
+    methods: Annotated[str, typer.Option(help="Names separated by commas; variants; or all.")] = "all",
     seeds: Annotated[int, typer.Option(help="Trainings of each method.", min=1)] = 3,
     trials: Annotated[int | None, typer.Option(help="Settings tried on folds for each method.", min=1)] = None,
     overrides: SetOption = None,
@@ -100,6 +100,9 @@ def benchmark(
     for failure in result.failures:
         print(f"no result: {failure}")
     print(f"{result.folder}/benchmark.md and benchmark.html; MLflow experiment {experiment.name}-benchmark")
+
+
+app.command("few-shot")(few_shot.few_shot)
 
 
 @app.command()

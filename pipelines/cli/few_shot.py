@@ -35,7 +35,7 @@ def few_shot(
     for row in result.results:
         sizes = [len(episode.support) for episode in row.episodes]
         half = row.half_width
-        interval = "-" if half is None else f"{row.mean - half:.1f} to {row.mean + half:.1f}"
+        interval = "-" if half is None else f"± {half:.1f}"
         images = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else f"{min(sizes)}"
         table.add_row(f"{row.shots}", f"{len(row.episodes)}", images, f"{row.mean:.1f}", interval)
     Console().print(table)
@@ -43,9 +43,9 @@ def few_shot(
     if result.without_test_images:
         print(f"no test image shows {', '.join(result.without_test_images)}; left out of the means")
     if experiment.first is None:
-        print(f"nothing was trained on the {len(result.base)} base classes: the experiment has no `first`")
+        print(f"nothing was trained on the base classes ({len(result.base)}): the experiment has no `first`")
     elif result.base_map is not None:
-        print(f"the tower was trained on the {len(result.base)} base classes: {result.base_map:.1f} mAP over them")
+        print(f"the tower was trained on the base classes ({len(result.base)}): {result.base_map:.1f} mAP over them")
     print(f"{result.path}; MLflow experiment {experiment.name}")
 
 

@@ -36,6 +36,7 @@ from cprfl.errors import ConfigError
 from cprfl.evaluation.metrics import Evaluation, evaluate
 from cprfl.experiment import Experiment
 from cprfl.inference.scoring import EVALUATION, score_test_images
+from cprfl.out_of_fold import FOLDS
 from cprfl.preparation import Prepared
 from cprfl.progress import progress
 from pipelines.stages.preprocess import preprocess
@@ -76,7 +77,8 @@ class Shots:
     def half_width(self) -> float | None:
         """Half of the 95 % interval of the mean (Student's t); none of a single episode.
 
-        It tells what other draws of support images, and other starts, would change; the test images are the same.
+        It tells what other draws of support images, and other starts, would change; the test images are the same. Of
+        few episodes that differ it may reach beyond 100.
         """
         from scipy.stats import t  # takes a second to import
 
@@ -125,19 +127,18 @@ def few_shot(experiment: Experiment, novel: Sequence[str], shots: Sequence[int],
 
     Raises:
         ConfigError: for names that are no classes, all classes, or settings that episodes cannot be trained with.
-        DatasetError: where a novel class has fewer training images than K, or no test image shows any.
+        DatasetError: where a novel class has fewer training images than K, or no test image shows any of them.
     """
     _check_settings(experiment)
     store, manifest = open_store(experiment.output_dir), experiment.dataset.read()
     base, novel = split_classes(manifest.class_names, novel)
     images = only_classes(manifest, novel)
-    for count in shots:  # what is wrong with the data is said before the base classes are trained
-        episode_of(images, count, experiment.seed, 0)
+    _check_episodes(experiment, images, shots, episodes)
     named = _named(experiment)
     base_map = _train_on_base(store, named, manifest, novel)
     prepared = preprocess(named, manifest=images, needs=[TEST])
     test = prepared.manifest.split(TEST)
-    absent = [name for name, shown in zip(novel, test.targets().any(axis=0), strict=True) if not shown]
+    absent = [name for name, count in zip(novel, test.targets().sum(axis=0).tolist(), strict=True) if count == 0]
     tags = {"few_shot": ", ".join(novel), "shots": ",".join(map(str, shots)), "episodes": str(episodes)}
     with open_run(store, experiment, tags=tags) as run:
         results = [Shots(count, []) for count in shots]
@@ -165,6 +166,19 @@ def _check_settings(experiment: Experiment) -> None:
         )
 
 
+def _check_episodes(experiment: Experiment, images: Manifest, shots: Sequence[int], episodes: int) -> None:
+    """Say what is wrong with the data, and with folds of so few images, before the base classes are trained."""
+    folds = experiment.model.folds or (FOLDS if experiment.selects == "folds" else 0)
+    for count in shots:
+        drawn = [episode_of(images, count, experiment.seed, number) for number in range(episodes)]
+        smallest = min(episode.splits.count(TRAIN) for episode in drawn)
+        if smallest < folds:
+            raise ConfigError(
+                f"--shots {count}: model.name={experiment.model.name} looks at {folds} folds of the training images, "
+                f"and an episode has {smallest}; raise --shots, or choose a method and train.select without folds"
+            )
+
+
 def _named(experiment: Experiment) -> Experiment:
     """The experiment under a name of its own, so that what `cprfl run` made of it stays."""
     name = f"{experiment.name}-few-shot"
@@ -176,7 +190,9 @@ def _train_on_base(store: Store, experiment: Experiment, manifest: Manifest, nov
     """Train what comes before on the base classes, unless just that is trained already; its mAP over them."""
     before = experiment.first_experiment
     if before is None:
-        print("few-shot: no `first`, so the encoder stays as it is; nothing is trained on base classes", file=sys.stderr)
+        print(
+            "few-shot: no `first`, so the encoder stays as it is; nothing is trained on base classes", file=sys.stderr
+        )
         return None
     whole = dataset_of(before, experiment, manifest)  # which may be another data set, that has novel classes too
     images = only_classes(whole, [name for name in whole.class_names if name not in novel])
@@ -231,6 +247,7 @@ def _in_json(experiment: Experiment, whole: FewShot) -> dict[str, object]:
         "novel": whole.novel,
         "base": whole.base,
         "base_mAP": whole.base_map,
+        "method": experiment.model.name,
         "seed": experiment.seed,
         "protocol": experiment.protocol,
         "test_images": whole.test_images,
@@ -240,6 +257,5 @@ def _in_json(experiment: Experiment, whole: FewShot) -> dict[str, object]:
 
 
 def _of_shots(result: Shots) -> dict[str, object]:
-    half = result.half_width
-    interval = None if half is None else [result.mean - half, result.mean + half]
-    return {"mAP": result.mean, "interval_95": interval, "episodes": [asdict(episode) for episode in result.episodes]}
+    episodes = [asdict(episode) for episode in result.episodes]
+    return {"mAP": result.mean, "half_width_95": result.half_width, "episodes": episodes}

@@ -1,8 +1,8 @@
 """Cells that attend to what is like them: the last block of CLIP's ViT without its global bias.
 
-SCLIP (Wang, Mei and Yuille, ECCV 2024): a cell of CLIP's last block attends to much the same places wherever it is, which
-suits the class token and blurs the grid. Where queries are compared with queries and keys with keys, a cell attends to
-itself and its like, and its output says what is there. Nothing is trained.
+SCLIP (Wang, Mei and Yuille, ECCV 2024): in CLIP's last block every cell attends to much the same places, which suits
+the class token and blurs the grid. Where queries are compared with queries and keys with keys, a cell attends to itself
+and its like, and its output says what is there. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from cprfl.errors import WeightsError
 class SimilarityAttention(nn.MultiheadAttention):
     """softmax(q q' s) + softmax(k k' s), applied to v, for the cells; softmax(q k' s), as ever, for the class token.
 
-    Per head, with s = 1 / sqrt(channels of a head). In the last block nothing but its own row is made of the class token
-    afterwards, so the tower's summary stays what it was.
+    Per head, with s = 1 / sqrt(channels of a head). What follows attention treats each token by itself, so in the last
+    block the summary stays what it was.
     """
 
     def forward(  # type: ignore[override]
         self, query: Tensor, key: Tensor, value: Tensor, **_: Any
     ) -> tuple[Tensor, None]:
-        """Self-attention [B, 1 + V, D] to [B, 1 + V, D]; the three arguments are the same tokens, the class token first.
+        """[B, 1 + V, D] to [B, 1 + V, D]; the three arguments are the same tokens, the class token first.
 
-        No weights are returned and no mask is known, as open_clip's image towers ask for neither.
+        No weights are returned and no mask is known: open_clip's image towers ask for neither.
         """
         projected_BN3D = F.linear(query, self.in_proj_weight, self.in_proj_bias)
         q_BHNd, k_BHNd, v_BHNd = projected_BN3D.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -55,8 +55,8 @@ def attend_by_similarity(visual: Any, model: str) -> None:
     by_class_token = getattr(visual, "pool_type", None) == "tok" and visual.attn_pool is None
     if not blocks or not isinstance(own, nn.MultiheadAttention) or not by_class_token:
         raise WeightsError(
-            f"{model}: encoder.attention=similarity needs a vision transformer of CLIP's own kind, whose summary is its "
-            "class token, such as ViT-B-16; set encoder.attention: own"
+            f"{model}: encoder.attention=similarity needs a vision transformer of CLIP's own kind, whose summary is "
+            "its class token, such as ViT-B-16; set encoder.attention: own"
         )
     with torch.device("meta"):  # neither memory nor random numbers
         similar = SimilarityAttention(

@@ -1,0 +1,132 @@
+"""What every method has to show on images of the embedded set: it learns them, and two workers learn what one does."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from cprfl.assembly import facts_of, features_of, objective_of, source_of, text_tower_of
+from cprfl.data.manifest import TRAIN
+from cprfl.evaluation.metrics import average_precision
+from cprfl.experiment import Experiment
+from cprfl.preparation import Prepared, prepare, read_prepared
+from cprfl.training.loop import EpochEnd, Worker, fit, score
+
+TOWER = {"augmentation": {"cutout": 0.0, "randaugment": False}, "num_processes": 0}
+SMALL = {"dim": 64, "num_heads": 2, "head_dim": 32, "mlp_dim": 64, "dropout": 0.0}
+MOVING = {"backbone": "adapter", "epochs": 60, "finetune": TOWER}
+METHODS: dict[str, dict[str, Any]] = {
+    "cprfl": {"model": {"name": "cprfl", **SMALL}},
+    "hp_dval, alignment": {
+        "model": {"name": "hp_dval", "stage": "alignment", "top_k": 3},
+        "train": {**MOVING, "backbone": "finetune", "distill": 0.1, "lr": 2e-3},
+    },
+    "hp_dval": {"model": {"name": "hp_dval", "top_k": 3, "consistency": 0.0}, "train": {"epochs": 400, "lr": 0.03}},
+    "capnet": {"model": {"name": "capnet", "hidden": 256, "logits": "learned"}, "train": {**MOVING, "lr": 5e-3}},
+    "lmpt": {
+        "model": {"name": "lmpt", "num_context": 4, "logits": "learned", "criterion_share": 0.99},
+        "train": {"epochs": 400, "lr": 0.03},
+    },
+    "coop": {
+        "model": {"name": "coop", "num_context": 4, "class_specific": True},
+        "train": {"epochs": 400, "lr": 0.03},
+    },
+    "ml_gcn": {"model": {"name": "ml_gcn"}, "train": {"lr": 3e-3}},
+    "query2label": {"model": {"name": "query2label", "dim": 64, "mlp_dim": 64, "dropout": 0.0}},
+    "csra": {"model": {"name": "csra"}, "train": {"lr": 0.05}},
+    "linear_probe": {"model": {"name": "linear_probe"}, "train": {"lr": 0.05}},
+    "logistic_regression": {"model": {"name": "logistic_regression", "strengths": [1e3]}},
+    "gaussian_discriminant": {"model": {"name": "gaussian_discriminant", "shrinkages": [1e-3]}},
+    "ensemble": {"model": {"name": "ensemble", "members": [{"name": "cprfl", **SMALL}, {"name": "linear_probe"}]}},
+}
+BY_GRADIENTS = [name for name in METHODS if "logistic" not in name and "discriminant" not in name]
+
+
+def experiment_of(name: str, folder: Path, cache: Path, **train: object) -> Experiment:
+    """A training on scenes of the embedded set, with the embedded encoder's cells in the joint space."""
+    own = METHODS[name]
+    clip = {"name": "open_clip", "model": "cprfl-embedded", "pretrained": "embedded"}
+    settings = {"epochs": 150, "lr": 3e-3, "weight_decay": 0.0, "ema_decay": 0.9, **own.get("train", {}), **train}
+    values = {
+        "name": name.replace(", ", "-"), "output_dir": str(folder), "feature_dir": str(cache / "features"),
+        "dataset": {"name": "synthetic", "pool": 32, "num_test": 8, "long_tail": None},
+        "encoder": {**clip, "project": True}, "text_encoder": clip, "model": own["model"], "train": settings,
+    }  # fmt: skip
+    return Experiment.model_validate(values)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the embedded encoder is trained once, for half a minute."""
+    return tmp_path_factory.mktemp("embedded")
+
+
+def prepared_of(experiment: Experiment, cache: Path) -> Prepared:
+    encoders = experiment.cache_dir / "encoders"
+    if not encoders.exists():
+        encoders.parent.mkdir(parents=True, exist_ok=True)
+        (cache / "encoders").mkdir(exist_ok=True)
+        encoders.symlink_to(cache / "encoders")
+    return prepare(experiment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_it_overfits_thirty_two_images(name: str, cache: Path, tmp_path: Path) -> None:
+    experiment = experiment_of(name, tmp_path, cache)
+    prepared = prepared_of(experiment, cache)
+    images = prepared.manifest.split(TRAIN)
+    assert len(images) == 32
+    scores = scores_after(experiment, prepared, Worker(torch.device("cpu"))).numpy()
+    assert 100 * np.nanmean(average_precision(scores, images.targets())) > 99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BY_GRADIENTS)
+def test_two_workers_learn_what_one_does(name: str, cache: Path, tmp_path: Path) -> None:
+    """With all images in one batch the mean of the workers' gradients is the gradient."""
+    experiment = experiment_of(name, tmp_path, cache, epochs=3, batch_size=32)
+    prepared = prepared_of(experiment, cache)
+    alone = scores_after(experiment, prepared, Worker(torch.device("cpu")))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    values = (experiment.model_dump(mode="json"), prepared.record, port, str(tmp_path / "scores.pt"))
+    mp.spawn(_one_of_two, args=values, nprocs=2)
+    together = torch.load(tmp_path / "scores.pt", weights_only=True)
+    assert torch.allclose(together, alone, atol=2e-3 * float(alone.abs().max()))
+
+
+def _one_of_two(rank: int, values: dict[str, Any], record: dict[str, Any], port: int, path: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    experiment = Experiment.model_validate(values)
+    scores = scores_after(experiment, read_prepared(experiment, record), Worker(torch.device("cpu"), rank, 2))
+    if rank == 0:
+        torch.save(scores, path)
+    dist.destroy_process_group()
+
+
+def scores_after(experiment: Experiment, prepared: Prepared, worker: Worker) -> Tensor:
+    """Logits of the training images after training, as the recipe does it."""
+    torch.manual_seed(0)
+    images, ends = prepared.manifest.split(TRAIN), list[EpochEnd]()
+    facts = facts_of(experiment, prepared, images)
+    objective = objective_of(experiment, prepared, facts, text_tower_of(experiment))
+    source = source_of(experiment, prepared, images, objective, training=True)
+    if prepared.store is not None:
+        objective.method.fit(features_of(source))
+    if experiment.model.by_gradients:
+        fit(objective, source, experiment.train, seed=0, worker=worker, on_epoch_end=ends.append)
+        objective.load_kept_state(ends[-1].weights)
+        objective.method.bake()
+    watched = source_of(experiment, prepared, images, objective, training=False)
+    return score(objective, watched, images.image_ids, 32, worker)
