@@ -227,7 +227,7 @@ def overfitting(history: Sequence[Mapping[str, float]], metric: str) -> str | No
     if lost < _OVERFITTED or after >= before:
         return None
     return (
-        f"overfitting: {metric} fell from {best[metric]:.1f} after epoch {best['epoch']:.0f} to {last[metric]:.1f}, and "
+        f"overfitting: {metric} fell from {best[metric]:.1f} after epoch {best['epoch']:.0f} to {last[metric]:.1f}, "
         f"the training loss fell from {before:.4f} to {after:.4f}; train.select: best or folds keeps the former, fewer "
         "train.epochs, a smaller model.dim or more train.weight_decay avoid it"
     )

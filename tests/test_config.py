@@ -70,7 +70,7 @@ def test_all_mistakes_come_in_one_list(small_config: Path) -> None:
     [
         (
             "model.name=cprl",
-            "model.name: no such choice 'cprl'; did you mean 'cprfl'? (choices: cprfl, coop,",
+            "model.name: no such choice 'cprl'; did you mean 'cprfl'? (choices: cprfl, hp_dval,",
         ),
         ("protocol=publish", "protocol: got 'publish'; did you mean 'published'?; valid: honest, published"),
         ("encoder.modle=x", "encoder.modle: no such setting; did you mean 'model'?"),

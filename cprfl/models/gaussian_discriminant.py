@@ -62,6 +62,8 @@ class GaussianDiscriminant(PooledLinear):
         scores_SNC = np.zeros((len(shares), *targets_NC.shape))
         for fold in range(self.config.num_folds):
             held_out = fold_N == fold
+            if held_out.all():  # a single image
+                continue
             weight_SCF, _ = discriminants(values_NF[~held_out], targets_NC[~held_out], shares)
             # without the biases, which differ from fold to fold and rank nothing within one
             scores_SNC[:, held_out] = np.einsum("nf,scf->snc", values_NF[held_out], weight_SCF, optimize=True)

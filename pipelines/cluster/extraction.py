@@ -93,7 +93,7 @@ def _execute(
     share = min(1.0, smallest / 2, cpus / actors)
     threads = max(1, int(cpus / actors))
     # What is decoded ahead is so many shards, and not what the object store holds, or memory would grow with the data.
-    shard_bytes = max(row["images"] for row in rows) * experiment.encoder.views * 3 * transform.size**2
+    shard_bytes = max(row["images"] for row in rows) * experiment.encoder.rows_per_image.total * 3 * transform.size**2
     ahead = _SHARDS_AHEAD * actors * shard_bytes
     context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=ahead)
     skip = experiment.dataset.on_bad_image == "skip"
