@@ -21,6 +21,8 @@ from cprfl.preparation import Prepared, prepare, read_prepared
 from cprfl.recipe import train
 from cprfl.training.loop import EpochEnd, Worker, fit, score
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded")]  # one process trains the embedded encoder
+
 SMALL = {"dim": 64, "num_heads": 2, "head_dim": 32, "mlp_dim": 64, "dropout": 0.0}
 MOVING = {
     "backbone": "finetune", "epochs": 80, "batch_size": 8, "lr": 8e-3,
@@ -85,7 +87,6 @@ def prepared_of(experiment: Experiment, cache: Path) -> Prepared:
     return prepare(experiment)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_it_overfits_thirty_two_images(name: str, cache: Path, tmp_path: Path) -> None:
     experiment = experiment_of(name, tmp_path, cache)
@@ -96,29 +97,31 @@ def test_it_overfits_thirty_two_images(name: str, cache: Path, tmp_path: Path) -
     assert 100 * np.nanmean(average_precision(scores, images.targets())) > 99
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BY_GRADIENTS)
-def test_two_workers_learn_what_one_does(name: str, cache: Path, tmp_path: Path) -> None:
+def test_two_workers_learn_what_one_does(cache: Path, tmp_path: Path) -> None:
     """With all images in one batch the mean of the workers' gradients is the gradient."""
-    experiment = experiment_of(name, tmp_path, cache, epochs=3, batch_size=32)
-    prepared = prepared_of(experiment, cache)
-    alone = scores_after(experiment, prepared, Worker(torch.device("cpu")))
+    jobs, alone = [], {}
+    for name in BY_GRADIENTS:
+        experiment = experiment_of(name, tmp_path, cache, epochs=3, batch_size=32)
+        prepared = prepared_of(experiment, cache)
+        alone[name] = scores_after(experiment, prepared, Worker(torch.device("cpu")))
+        jobs.append((name, experiment.model_dump(mode="json"), prepared.record))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    values = (experiment.model_dump(mode="json"), prepared.record, port, str(tmp_path / "scores.pt"))
-    mp.spawn(_one_of_two, args=values, nprocs=2)
-    together = torch.load(tmp_path / "scores.pt", weights_only=True)
-    assert torch.allclose(together, alone, atol=2e-3 * float(alone.abs().max()))
+    mp.spawn(_one_of_two, args=(jobs, port, str(tmp_path)), nprocs=2)
+    for name, expected in alone.items():
+        together = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        assert torch.allclose(together, expected, atol=2e-3 * float(expected.abs().max())), name
 
 
-def _one_of_two(rank: int, values: dict[str, Any], record: dict[str, Any], port: int, path: str) -> None:
+def _one_of_two(rank: int, jobs: list[tuple[str, dict[str, Any], dict[str, Any]]], port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    experiment = Experiment.model_validate(values)
-    scores = scores_after(experiment, read_prepared(experiment, record), Worker(torch.device("cpu"), rank, 2))
-    if rank == 0:
-        torch.save(scores, path)
+    for name, values, record in jobs:
+        experiment = Experiment.model_validate(values)
+        scores = scores_after(experiment, read_prepared(experiment, record), Worker(torch.device("cpu"), rank, 2))
+        if rank == 0:
+            torch.save(scores, Path(folder) / f"{name}.pt")
     dist.destroy_process_group()
 
 

@@ -228,6 +228,6 @@ def test_auto_has_zero_shot_where_there_is_a_joint_space_and_a_width_that_fits()
     assert width(300, 400) == 1024
     model = CPRFL.Config().build(replace(facts(), num_images=600))
     assert model.visual.out_features == 256
-    assert model.lr == pytest.approx(5e-4)
+    assert model.lr == pytest.approx(1e-3)
     reproducing = CPRFL.Config(dim=64, num_heads=8, head_dim=16, mlp_dim=32).build(facts())
     assert reproducing.interaction.blocks[0].num_heads == 8

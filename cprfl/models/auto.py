@@ -15,6 +15,8 @@ from cprfl.models.logistic_regression import LogisticRegression
 from cprfl.models.members import SingleMethod
 from cprfl.models.zero_shot import ZeroShot
 
+_DROPOUTS = (0.1, 0.3)  # of CPRFLs in turn: the folds tell which of them the data want
+
 
 class AutoConfig(MethodConfig):
     """An ensemble of CPRFLs, logistic regression, Gaussian discriminant and, where there is one joint space, zero-shot.
@@ -45,9 +47,12 @@ class AutoConfig(MethodConfig):
 
     def members(self, facts: Facts) -> list[SingleMethod]:
         """What is weighed."""
-        cprfl = CPRFL.Config(standardize=True, dropout=0.3, center_text=True)
+        cprfls = [
+            CPRFL.Config(standardize=True, center_text=True, dropout=_DROPOUTS[number % len(_DROPOUTS)])
+            for number in range(self.num_cprfl)
+        ]
         closed: list[SingleMethod] = [LogisticRegression.Config(), GaussianDiscriminant.Config()]
-        return [*[cprfl] * self.num_cprfl, *closed, *([ZeroShot.Config()] if facts.joint_space else [])]
+        return [*cprfls, *closed, *([ZeroShot.Config()] if facts.joint_space else [])]
 
     def build(self, facts: Facts, text_tower: TextTower | None = None) -> Ensemble:
         """The ensemble before it is fitted."""
