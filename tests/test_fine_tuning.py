@@ -192,7 +192,7 @@ def test_a_replaced_image_or_encoder_is_another_training(own_config: Path, own_p
 def test_what_fine_tuning_cannot_do_is_said(own_config: Path, own_photos: Path) -> None:
     with pytest.raises(ConfigError, match=r"model.standardize needs statistics of fixed features"):
         load(own_config, ["train.backbone=finetune"])
-    for method in ("logistic_regression", "zero_shot"):
+    for method in ("logistic_regression", "gaussian_discriminant"):
         with pytest.raises(ConfigError, match=f"model.name={method} is fitted to fixed features"):
             load(own_config, ["train.backbone=adapter", f"model.name={method}"])
     with pytest.raises(ConfigError, match="distill needs an encoder that moves"):
