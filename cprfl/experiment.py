@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from cprfl.config import Config, SameAsRoot, read_override, read_settings, validate
 from cprfl.data.files import fingerprint
@@ -27,6 +26,7 @@ from cprfl.errors import CheckpointError, ConfigError
 from cprfl.evaluation.comparison import PromotionConfig
 from cprfl.losses import CONFIGS, AnyLoss
 from cprfl.models import AnyMethod
+from cprfl.resources import FEW_IMAGES, ResourcesConfig, here
 from cprfl.training.checkpoint import CheckpointInfo
 from cprfl.training.config import TrainConfig
 
@@ -36,41 +36,8 @@ AnyDataset = Annotated[
 AnyEncoder = Annotated[OpenClipEncoder.Config | CnnEncoder.Config, Field(discriminator="name")]
 AnyTextEncoder = Annotated[OpenClipText | GloveText | NpzText | RandomText, Field(discriminator="name")]
 
-FEW_IMAGES = 5000  # that are encoded before Ray's start-up has paid off, on two cores (docs/performance.md)
-
-
-def _in_this_process(num_workers: int | None) -> bool:
-    return num_workers == 0 or (num_workers is None and not os.environ.get("RAY_ADDRESS"))
-
-
 Changes = Annotated[dict[str, Any], SameAsRoot]
 """Settings of another experiment, where they differ."""
-
-
-class ResourcesConfig(Config):
-    """Where a training runs, and what it takes of a Ray cluster.
-
-    ``num_workers``: 0 trains in this process, without Ray; unless given it is 0 where no cluster is named
-    (``RAY_ADDRESS``), and 1 on one. ``cpus_per_worker``: unless given, as many as each of them can have, every worker
-    on one node. ``gpu``: one per worker, if the cluster has any (``auto``), always or never. ``max_failures``: times
-    that a training whose worker or node died goes on from its last checkpoint, waiting up to a minute for other
-    resources.
-    """
-
-    num_workers: NonNegativeInt | None = None
-    cpus_per_worker: PositiveInt | None = None
-    gpu: Literal["auto", "always", "never"] = "auto"
-    max_failures: NonNegativeInt = 3
-
-    @property
-    def in_this_process(self) -> bool:
-        """Whether the training needs no Ray."""
-        return _in_this_process(self.num_workers)
-
-    @property
-    def world_size(self) -> int:
-        """Processes that train together."""
-        return self.num_workers or 1
 
 
 class Experiment(Config):
@@ -215,7 +182,7 @@ class Experiment(Config):
     def extracts_in_this_process(self, num_images: int) -> bool:
         """Whether so many images are encoded without Ray."""
         workers = self.encoder.num_workers
-        return _in_this_process(workers) and (workers == 0 or num_images <= FEW_IMAGES)
+        return here(workers) and (workers == 0 or num_images <= FEW_IMAGES)
 
     @property
     def tower_training(self) -> TrainConfig | None:

@@ -18,9 +18,10 @@ from cprfl.data.manifest import TRAIN
 from cprfl.encoders.adapters import moved_state
 from cprfl.errors import ConfigError
 from cprfl.evaluation.metrics import evaluate
-from cprfl.experiment import Experiment, ResourcesConfig
+from cprfl.experiment import Experiment
 from cprfl.out_of_fold import Findings, in_words, look_at_folds
 from cprfl.preparation import CHECKPOINT, Prepared, selection_split
+from cprfl.resources import ResourcesConfig
 from cprfl.training.checkpoint import CheckpointInfo, TrainingState, load_info, load_state, save_checkpoint
 from cprfl.training.loop import EpochEnd, Worker, fit, score
 from cprfl.training.objective import Objective

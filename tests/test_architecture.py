@@ -33,6 +33,7 @@ FLOORS = [
     {"cprfl.evaluation"},
     {"cprfl.encoders"},
     {"cprfl.data"},
+    {"cprfl.resources"},
     {"cprfl.config", "cprfl.errors", "cprfl.progress", "cprfl.torchvision_cpu"},
 ]
 # Who may know what; `pipelines.sweeps` has what Ray Tune itself imports.

@@ -15,7 +15,7 @@ import ray
 from ray.util.placement_group import placement_group, placement_group_table
 
 from cprfl.errors import ClusterError, DatasetError, UserError
-from cprfl.experiment import ResourcesConfig, load
+from cprfl.resources import ResourcesConfig, load
 from cprfl.training.checkpoint import load_info
 from pipelines.cluster.abandoned import abandoned_workers_freed
 from pipelines.cluster.resources import scaling

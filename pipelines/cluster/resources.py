@@ -6,7 +6,7 @@ import ray
 from ray.train import ScalingConfig
 
 from cprfl.errors import ClusterError
-from cprfl.experiment import ResourcesConfig
+from cprfl.resources import ResourcesConfig
 
 
 def scaling(resources: ResourcesConfig, share: int = 1) -> ScalingConfig:

@@ -1,6 +1,6 @@
 """Prompts encoded once per step, against once per image: forward and backward of CoOp's texts.
 
-    python -m tests.benchmarks.prompts
+python -m tests.benchmarks.prompts
 """
 
 from __future__ import annotations
