@@ -51,7 +51,7 @@ class AutoConfig(MethodConfig):
             CPRFL.Config(standardize=True, center_text=True, dropout=_DROPOUTS[number % len(_DROPOUTS)])
             for number in range(self.num_cprfl)
         ]
-        closed: list[SingleMethod] = [LogisticRegression.Config(), GaussianDiscriminant.Config()]
+        closed: list[SingleMethod] = [LogisticRegression.Config(num_folds=3), GaussianDiscriminant.Config()]
         return [*cprfls, *closed, *([ZeroShot.Config()] if facts.joint_space else [])]
 
     def build(self, facts: Facts, text_tower: TextTower | None = None) -> Ensemble:

@@ -89,7 +89,8 @@ def trained_parameters(experiment: Experiment, checkpoint: Path) -> int:
     method, info = load_method(checkpoint)
     fitted = 0
     if experiment.model.in_closed_form:
-        fitted = sum(value.numel() for name, value in method.state_dict().items() if name.endswith("weight_CF"))
+        named = ("weight_CF", "weight_EC")  # of linear classifiers of features, and of cells
+        fitted = sum(value.numel() for name, value in method.state_dict().items() if name.endswith(named))
     by_gradients = sum(value.numel() for value in method.parameters() if value.requires_grad)
     tower = 0
     if info.holds_tower and experiment.train.moves_tower:
