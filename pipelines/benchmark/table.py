@@ -116,13 +116,14 @@ def in_html(title: str, about: Sequence[str], table: Sequence[Sequence[str]], fa
 
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2433; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2433; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; }
 h1 { font-size: 1.4rem } h2 { font-size: 1.1rem } p { margin: .3rem 0; color: #4a5468 } div { overflow-x: auto }
 table { border-collapse: collapse; margin-top: 1rem; font-variant-numeric: tabular-nums }
-th, td { padding: .4rem .7rem; text-align: right; border-bottom: 1px solid #dde2ea; white-space: nowrap }
+th, td { padding: .4rem .5rem; text-align: right; border-bottom: 1px solid #dde2ea; white-space: nowrap }
 th { color: #4a5468; font-weight: 600; white-space: normal; vertical-align: bottom }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left }
-td:last-child { white-space: normal; color: #4a5468 } tbody tr:first-child { background: #eef5ee }
+td:last-child { white-space: normal; color: #4a5468; font-size: .85em; min-width: 13rem }
+tbody tr:first-child { background: #eef5ee }
 @media (prefers-color-scheme: dark) {
   body { background: #14181f; color: #e3e7ee } p, th, td:last-child { color: #a3adbd }
   th, td { border-color: #2c3442 } tbody tr:first-child { background: #1d2a20 } }
