@@ -79,9 +79,10 @@ class HPDVAL(PromptMethod):
 
         brings: ClassVar[dict[str, Any]] = {
             "encoder": {"project": True, "layer": -1},
+            "model": {"logits": "plain"},  # a learned scale hardly moves at the paper's learning rates
             "loss": {"name": "db_star"},
             "first": {
-                "model": {"name": "hp_dval", "stage": "alignment"},
+                "model": {"name": "hp_dval", "stage": "alignment", "logits": "plain"},
                 "train": {"backbone": "finetune", "distill": 1.0},
             },
         }

@@ -90,7 +90,7 @@ def _known(experiment: Experiment) -> dict[str, Entry]:
 def _by_name(experiment: Experiment, name: str) -> Entry:
     """A method with its own settings and what it brings; the learning rate suits another one, and is left to it."""
     config = CONFIGS[name]
-    changes: dict[str, Any] = {**config.brings, "model": {"name": name}}
+    changes: dict[str, Any] = {**config.brings, "model": {**config.brings.get("model", {}), "name": name}}
     known = type(experiment.encoder).model_fields  # what another kind of encoder lacks, the experiment says better
     changes["encoder"] = {key: value for key, value in config.brings.get("encoder", {}).items() if key in known}
     changes["train"] = {"lr": None, **config.brings.get("train", {})}
