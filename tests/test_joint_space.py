@@ -224,7 +224,7 @@ def test_auto_has_zero_shot_where_there_is_a_joint_space_and_a_width_that_fits()
     assert names == ["cprfl", "cprfl", "logistic_regression", "gaussian_discriminant"]
     joint = AutoConfig(num_cprfl=1).members(replace(facts(), joint_space=True))
     assert [member.name for member in joint] == ["cprfl", "logistic_regression", "gaussian_discriminant", "zero_shot"]
-    assert [width(n, 20) for n in (50, 300, 600, 2000, 10_000, 82_000)] == [128, 128, 256, 256, 1024, 2048]
+    assert [width(n, 20) for n in (50, 300, 600, 2000, 10_000, 82_000)] == [256, 256, 256, 256, 1024, 2048]
     assert width(300, 400) == 1024
     model = CPRFL.Config().build(replace(facts(), num_images=600))
     assert model.visual.out_features == 256

@@ -35,13 +35,13 @@ _RATE = 0.256  # peak learning rate times width: 1e-3 at 256 channels, 1.25e-4 a
 
 
 def width(num_images: int, num_classes: int) -> int:
-    """Channels that fit a data set: 128 for a few hundred images, the published 2048 for a hundred thousand.
+    """Channels that fit a data set: 256 for a few hundred images, the published 2048 for a hundred thousand.
 
     The power of two nearest to 8 sqrt(images), or to twice the classes where that is more. Ours: the published width is
     one for all, and too wide for few images (docs/results.md).
     """
     wanted = max(8 * math.sqrt(num_images), 2 * num_classes)
-    return int(min(max(2 ** round(math.log2(max(wanted, 1))), 128), 2048))
+    return int(min(max(2 ** round(math.log2(max(wanted, 1))), 256), 2048))
 
 
 class CPRFL(Method):

@@ -95,8 +95,7 @@ def benchmark(
         table.add_column(heading, no_wrap=True, justify="left" if heading == "method" else "right")
     for row in result.table:
         table.add_row(*row[:6])
-    console = Console()
-    console.print(table, width=max(console.width, 110))  # a table that is cut in two is none
+    Console(width=max(Console().width, 110)).print(table)  # a table that is cut off is none
     for failure in result.failures:
         print(f"no result: {failure}")
     print(f"{result.folder}/benchmark.md and benchmark.html; MLflow experiment {experiment.name}-benchmark")
