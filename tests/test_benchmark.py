@@ -14,6 +14,7 @@ from cprfl.errors import ConfigError
 from cprfl.experiment import Experiment, load
 from pipelines.benchmark.cells import RESULT, Cell
 from pipelines.benchmark.plan import CONFIGS, plan
+from pipelines.benchmark.run import cell_of
 from pipelines.benchmark.table import Row, difference, in_html, in_markdown, lines
 from pipelines.tracking.store import open_store
 from tests.helpers import call
@@ -70,6 +71,11 @@ def test_a_chain_is_planned_whole() -> None:
     assert (before.train.backbone, before.train.distill, before.train.lr) == ("finetune", 1.0, None)
     assert entry.experiment.loss.name == before.loss.name == "db_star"
     assert before.model.needs_moving_tower
+    cells = [cell_of(load("configs/demo.yaml"), entry, seed) for seed in (0, 1)]
+    assert [cell.seed for cell in cells] == [0, 1]
+    chain = [cell.first_experiment for cell in cells]
+    assert [found and found.name for found in chain] == [f"demo-benchmark-hp_dval-{seed}-first" for seed in (0, 1)]
+    assert [found and found.seed for found in chain] == [0, 1]
 
 
 def cell(value: float, **found: float) -> Cell:

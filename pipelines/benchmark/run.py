@@ -65,7 +65,7 @@ def benchmark(
     rows, jobs = _prepared(experiment, plan(experiment, methods), manifest)
     jobs = [(row, _searched(store, entry, trials, manifest) if trials else entry) for row, entry in jobs]
     cells = [
-        (row, number, _cell(experiment, entry, number))
+        (row, number, cell_of(experiment, entry, number))
         for row, entry in jobs
         for number in range(seeds if entry.seeds_matter else 1)
     ]
@@ -127,13 +127,14 @@ def _searched(store: Store, entry: Entry, trials: int, manifest: Manifest) -> En
     return entry.changed(settings)
 
 
-def _cell(experiment: Experiment, entry: Entry, seed: int) -> Experiment:
+def cell_of(experiment: Experiment, entry: Entry, seed: int) -> Experiment:
+    """The experiment of one cell: an entry with one seed, trained in a process of its own."""
     assert entry.experiment is not None
     changes = {"name": f"{experiment.name}-benchmark-{entry.name}-{seed}", "seed": experiment.seed + seed}
-    alone = {**changes, "resources.num_workers": 0, "encoder.num_workers": 0}
-    if entry.experiment.first is not None:  # each seed has a chain of its own
-        alone["first.name"] = f"{changes['name']}-first"
-    return entry.experiment.changed(alone)
+    cell = entry.experiment.changed({**changes, "resources.num_workers": 0, "encoder.num_workers": 0})
+    if cell.first is None:
+        return cell
+    return cell.model_copy(update={"first": {**cell.first, "name": f"{cell.name}-first"}})  # a chain of its own
 
 
 def _take(
