@@ -15,7 +15,8 @@ import ray
 from ray.util.placement_group import placement_group, placement_group_table
 
 from cprfl.errors import ClusterError, DatasetError, UserError
-from cprfl.resources import ResourcesConfig, load
+from cprfl.experiment import load
+from cprfl.resources import ResourcesConfig
 from cprfl.training.checkpoint import load_info
 from pipelines.cluster.abandoned import abandoned_workers_freed
 from pipelines.cluster.resources import scaling
