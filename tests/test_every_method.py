@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("embedded")]  # one proc
 
 SMALL = {"dim": 64, "num_heads": 2, "head_dim": 32, "mlp_dim": 64, "dropout": 0.0}
 MOVING = {
-    "backbone": "finetune", "epochs": 80, "batch_size": 8, "lr": 8e-3,
+    "backbone": "finetune", "epochs": 100, "batch_size": 8, "lr": 8e-3,
     "finetune": {"augmentation": {"cutout": 0.0, "randaugment": False}, "num_processes": 0, "batch_norm": "frozen"},
 }  # fmt: skip
 ALIGNMENT = {
@@ -37,7 +38,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "cprfl": {"model": {"name": "cprfl", **SMALL}},
     "hp_dval, alignment": ALIGNMENT,
     "hp_dval": {"model": {"name": "hp_dval", "top_k": 3}, "train": {"epochs": 30}, "first": ALIGNMENT},
-    "capnet": {"model": {"name": "capnet", "hidden": 64, "logits": "learned"}, "train": MOVING},
+    "capnet": {
+        "model": {"name": "capnet", "hidden": 64, "logits": "learned"},
+        "train": {**MOVING, "epochs": 140},
+    },
     "lmpt": {
         "model": {"name": "lmpt", "num_context": 4, "logits": "learned", "criterion_share": 0.99},
         "train": MOVING,
@@ -58,7 +62,7 @@ def experiment_of(name: str, folder: Path, cache: Path, **train: object) -> Expe
     """A training on scenes of the embedded set, with the embedded encoder's cells in the joint space."""
     own = METHODS[name]
     clip = {"name": "open_clip", "model": "cprfl-embedded", "pretrained": "embedded"}
-    settings = {"epochs": 150, "lr": 3e-3, "weight_decay": 0.0, "ema_decay": 0.9, **own.get("train", {}), **train}
+    settings = {"epochs": 400, "lr": 3e-3, "weight_decay": 0.0, "ema_decay": 0.9, **own.get("train", {}), **train}
     values = {
         "name": name.replace(", ", "-"), "output_dir": str(folder), "feature_dir": str(cache / "features"),
         "dataset": {"name": "synthetic", "pool": 32, "num_test": 8, "long_tail": None},
@@ -68,6 +72,15 @@ def experiment_of(name: str, folder: Path, cache: Path, **train: object) -> Expe
     if "first" in own and not train:
         values["first"] = own["first"]
     return Experiment.model_validate(values)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are faster with one thread, and the suite's other process has the other core."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
