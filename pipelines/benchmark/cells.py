@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from cprfl import recipe
+from cprfl.assembly import text_tower_of
 from cprfl.data.files import write_json
 from cprfl.data.manifest import TEST
 from cprfl.errors import CheckpointError
 from cprfl.experiment import Experiment
-from cprfl.inference.predictor import load_method
 from cprfl.inference.scoring import evaluate_checkpoint
 from cprfl.preparation import CHECKPOINT, Prepared, prepare
-from cprfl.training.checkpoint import load_info, load_tower
+from cprfl.training.checkpoint import load_facts, load_info, load_tower
 
 RESULT = "cell.json"
 
@@ -86,7 +86,7 @@ def finished_cell(experiment: Experiment) -> Cell | None:
 
 def trained_parameters(experiment: Experiment, checkpoint: Path) -> int:
     """Numbers that the training chose: weights with a gradient, what a solver fitted, and the tower's that moved."""
-    method, info = load_method(checkpoint)
+    method, info = experiment.model.build(load_facts(checkpoint), text_tower_of(experiment)), load_info(checkpoint)
     fitted = 0
     if experiment.model.in_closed_form:
         named = ("weight_CF", "weight_EC")  # of linear classifiers of features, and of cells

@@ -196,6 +196,7 @@ def _write(
 
 def _about(experiment: Experiment, manifest: Manifest, seeds: int, trials: int | None) -> str:
     training, test = len(manifest.split("train")), len(manifest.split(TEST))
+    means = f"mean ± standard deviation over {seeds} seeds (what no seed changes ran once)" if seeds > 1 else "one seed"
     chosen = (
         f"{trials} settings per method that gradients train were tried on folds of the training images"
         if trials
@@ -203,8 +204,8 @@ def _about(experiment: Experiment, manifest: Manifest, seeds: int, trials: int |
     )
     protocol = "" if experiment.protocol == "honest" else " The epoch was chosen on the test images."
     return (
-        f"{training} training and {test} test images, {len(manifest.class_names)} classes; test mAP in percent, mean "
-        f"± standard deviation over {seeds} seeds (what no seed changes ran once); {chosen}. Differences (against LR, "
+        f"{training} training and {test} test images, {len(manifest.class_names)} classes; test mAP in percent, "
+        f"{means}; {chosen}. Differences (against LR, "
         "the logistic regression) are of the mean, with the 95 % interval of a paired bootstrap over the test images. "
         "Seconds and memory are of one training and test in a process of its own; features were cached."
         f"{protocol}"
