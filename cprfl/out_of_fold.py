@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cprfl.assembly import BATCH, facts_of, features_of, objective_of, source_of, text_tower_of
+from cprfl.assembly import BATCH, facts_of, features_of, objective_of, source_of
 from cprfl.data.long_tail import hold_out
 from cprfl.data.manifest import TRAIN, Manifest
 from cprfl.data.stratify import stratify
+from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.errors import DatasetError
-from cprfl.evaluation.metrics import average_precision
+from cprfl.evaluation.metrics import mean_precision
 from cprfl.experiment import Experiment
 from cprfl.models.base import Method
 from cprfl.preparation import Prepared
@@ -36,7 +37,9 @@ class Findings:
     metrics: dict[str, float]
 
 
-def look_at_folds(experiment: Experiment, prepared: Prepared, worker: Worker, method: Method) -> Findings:
+def look_at_folds(
+    experiment: Experiment, prepared: Prepared, worker: Worker, method: Method, text_tower: TextTower | None
+) -> Findings:
     """Score each fold of the training images by a training without it, weigh the method's members, choose epochs.
 
     Raises:
@@ -44,7 +47,7 @@ def look_at_folds(experiment: Experiment, prepared: Prepared, worker: Worker, me
     """
     training = prepared.manifest.split(TRAIN)
     targets_NC = torch.from_numpy(training.targets())
-    logits_TMNC = _logits(experiment, prepared, training, worker)
+    logits_TMNC = _logits(experiment, prepared, training, worker, text_tower)
     epochs = candidates(experiment)
     if len(epochs) == 1:
         metrics = method.weigh_members(logits_TMNC[0], targets_NC)
@@ -52,7 +55,7 @@ def look_at_folds(experiment: Experiment, prepared: Prepared, worker: Worker, me
     found = []
     for number, logits_MNC in zip(epochs, logits_TMNC, strict=True):
         weighed = method.weigh_members(logits_MNC, targets_NC)
-        value = weighed.get("folds/mAP", _mean_precision(logits_MNC.mean(dim=0).numpy(), targets_NC.numpy() > 0))
+        value = weighed.get("folds/mAP", mean_precision(logits_MNC.mean(dim=0).numpy(), targets_NC.numpy() > 0))
         found.append((value, number, logits_MNC))
     value, number, logits_MNC = max(found, key=lambda item: (item[0], -item[1]))
     chosen = {"folds/mAP": value, "folds/mAP_last_epoch": found[-1][0], "folds/epochs": float(number)}
@@ -82,7 +85,9 @@ def candidates(experiment: Experiment) -> list[int]:
     return sorted({round(last * (step + 1) / count) for step in range(count)})
 
 
-def _logits(experiment: Experiment, prepared: Prepared, training: Manifest, worker: Worker) -> Tensor:
+def _logits(
+    experiment: Experiment, prepared: Prepared, training: Manifest, worker: Worker, text_tower: TextTower | None
+) -> Tensor:
     """Logits [T, M, n, c] of the members after T numbers of epochs, on each image by a training without its fold."""
     folds = experiment.model.folds or FOLDS
     fold_N = stratify(training.targets(), [1 / folds] * folds, experiment.seed)
@@ -92,7 +97,7 @@ def _logits(experiment: Experiment, prepared: Prepared, training: Manifest, work
     for fold in range(folds):
         held_out = training.select(np.flatnonzero(fold_N == fold))
         part = replace(prepared, manifest=hold_out(training, fold_N == fold))
-        parts.append(_held_out_logits(experiment, part, held_out, worker))
+        parts.append(_held_out_logits(experiment, part, held_out, worker, text_tower))
     logits = torch.zeros(*parts[0].shape[:2], *training.targets().shape)
     means_FTMC = torch.stack([found.mean(dim=2) for found in parts])
     for fold, logits_TMnC in enumerate(parts):
@@ -102,12 +107,14 @@ def _logits(experiment: Experiment, prepared: Prepared, training: Manifest, work
     return logits
 
 
-def _held_out_logits(experiment: Experiment, prepared: Prepared, held_out: Manifest, worker: Worker) -> Tensor:
+def _held_out_logits(
+    experiment: Experiment, prepared: Prepared, held_out: Manifest, worker: Worker, text_tower: TextTower | None
+) -> Tensor:
     """Train on the training images of ``prepared``, and score the members on others, [T, M, n, c]."""
     torch.manual_seed(experiment.seed)
     training = prepared.manifest.split(TRAIN)
     facts = facts_of(experiment, prepared, training)
-    objective = objective_of(experiment, prepared, facts, text_tower_of(experiment))
+    objective = objective_of(experiment, prepared, facts, text_tower)
     source = source_of(experiment, prepared, training, objective, training=True)
     others = source_of(experiment, prepared, held_out, objective, training=False)
     wanted, epoch, found = candidates(experiment), 0, list[Tensor]()
@@ -127,7 +134,3 @@ def _held_out_logits(experiment: Experiment, prepared: Prepared, held_out: Manif
     else:
         found.append(score(objective, others, held_out.image_ids, BATCH, worker, members=True))
     return torch.stack(found)
-
-
-def _mean_precision(logits_NC: np.ndarray, targets_NC: np.ndarray) -> float:
-    return float(100 * np.nanmean(average_precision(logits_NC, targets_NC)))

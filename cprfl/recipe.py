@@ -16,7 +16,8 @@ from cprfl.assembly import BATCH, facts_of, features_of, objective_of, source_of
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import TRAIN
 from cprfl.encoders.adapters import moved_state
-from cprfl.errors import ConfigError
+from cprfl.encoders.clip.text_tower import TextTower
+from cprfl.errors import CheckpointError, ConfigError
 from cprfl.evaluation.metrics import evaluate
 from cprfl.experiment import Experiment
 from cprfl.out_of_fold import Findings, in_words, look_at_folds
@@ -128,6 +129,15 @@ def keep_checkpoint(source: Path, target: Path) -> Path:
     return aside.rename(target)
 
 
+def is_trained(experiment: Experiment, prepared: Prepared) -> bool:
+    """Whether the experiment's folder has the checkpoint of just this training."""
+    try:
+        info = load_info(experiment.folder / CHECKPOINT)
+    except CheckpointError:
+        return False
+    return info.training_key == prepared.training_key(experiment)
+
+
 def checkpoint_score(experiment: Experiment, metrics: dict[str, float], epoch: int) -> float:
     """That of which the highest is kept: mAP on the images that select, or else the epoch."""
     selects = experiment.protocol == "published" or experiment.selects == "best"
@@ -187,7 +197,7 @@ def run_training(
 
         on_epoch_end(Epoch(number, metrics, worker.rank, save))
 
-    findings = _findings(experiment, prepared, worker, objective, resume)
+    findings = _findings(experiment, prepared, worker, objective, text_tower, resume)
     if resume is not None and load_info(resume).epoch == findings.epochs:
         return  # killed before anybody heard of the last epoch
     if resume is None and prepared.store is not None:
@@ -235,7 +245,12 @@ def overfitting(history: Sequence[Mapping[str, float]], metric: str) -> str | No
 
 
 def _findings(
-    experiment: Experiment, prepared: Prepared, worker: Worker, objective: Objective, resume: Path | None
+    experiment: Experiment,
+    prepared: Prepared,
+    worker: Worker,
+    objective: Objective,
+    text_tower: TextTower | None,
+    resume: Path | None,
 ) -> Findings:
     """What the folds told, now or before an interruption; they are looked at where the method or the settings ask."""
     if not experiment.model.folds and experiment.selects != "folds":
@@ -243,7 +258,7 @@ def _findings(
     if resume is not None:
         before = {name: value for name, value in load_info(resume).metrics.items() if name.startswith("folds/")}
         return Findings(int(before.get("folds/epochs", experiment.epochs)), before)
-    findings = look_at_folds(experiment, prepared, worker, objective.method)
+    findings = look_at_folds(experiment, prepared, worker, objective.method, text_tower)
     torch.manual_seed(experiment.seed)
     if worker.rank == 0:
         print(f"{experiment.name}: {in_words(findings)}", file=sys.stderr, flush=True)

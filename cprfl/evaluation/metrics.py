@@ -49,6 +49,11 @@ class Evaluation:
         return cls(metrics, values["classes_without_positives"])
 
 
+def mean_precision(scores: np.ndarray, targets: np.ndarray) -> float:
+    """Mean average precision, percent, over the classes that the images show, of scores and targets [n, c]."""
+    return float(100 * np.nanmean(average_precision(scores, targets)))
+
+
 def evaluate(
     scores: np.ndarray, targets: np.ndarray, class_names: tuple[str, ...], counts: np.ndarray, thresholds: Groups
 ) -> Evaluation:

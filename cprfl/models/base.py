@@ -217,6 +217,20 @@ class MethodConfig(Config):
         """The method, freshly initialised from torch's random state; with a text tower if it is to learn through it."""
 
 
+class ClosedFormConfig(MethodConfig):
+    """A method that is fitted in closed form alone."""
+
+    @property
+    def by_gradients(self) -> bool:
+        """See `MethodConfig.by_gradients`."""
+        return False
+
+    @property
+    def in_closed_form(self) -> bool:
+        """See `MethodConfig.in_closed_form`."""
+        return True
+
+
 class StandardizingConfig(MethodConfig):
     """``standardize``: bring each channel of the cells to mean 0 and deviation 1 first."""
 

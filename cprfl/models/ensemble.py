@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
 from torch import Tensor, nn
 
 from cprfl.encoders.clip.text_tower import TextTower
-from cprfl.evaluation.metrics import average_precision
+from cprfl.evaluation.metrics import mean_precision
 from cprfl.models.base import Criterion, Facts, Features, Method, MethodConfig
 from cprfl.models.members import SingleMethod
 
@@ -137,11 +137,6 @@ class Ensemble(Method):
 
     def _methods(self) -> list[Method]:
         return list(self.members)  # type: ignore[arg-type]
-
-
-def mean_precision(logits_NC: np.ndarray, targets_NC: np.ndarray) -> float:
-    """Mean average precision, percent, over the classes that the images show."""
-    return float(100 * np.nanmean(average_precision(logits_NC, targets_NC)))
 
 
 def _told_apart(names: list[str]) -> list[str]:

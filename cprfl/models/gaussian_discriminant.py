@@ -9,7 +9,7 @@ from pydantic import Field
 
 from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.evaluation.metrics import average_precision
-from cprfl.models.base import Facts, Features, MethodConfig
+from cprfl.models.base import ClosedFormConfig, Facts, Features
 from cprfl.models.pooled import PooledLinear, fold_of_each, standardized
 
 
@@ -21,22 +21,12 @@ class GaussianDiscriminant(PooledLinear):
     the images about their common mean is shared, the mean of a class with three images is all that it has to learn.
     """
 
-    class Config(MethodConfig):
+    class Config(ClosedFormConfig):
         """``shrinkages``: shares of the identity, of which the best on ``num_folds`` folds is taken."""
 
         name: Literal["gaussian_discriminant"] = "gaussian_discriminant"
         shrinkages: list[float] = Field(default=[0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.98], min_length=1)
         num_folds: int = Field(default=5, ge=2)
-
-        @property
-        def by_gradients(self) -> bool:
-            """See `MethodConfig.by_gradients`."""
-            return False
-
-        @property
-        def in_closed_form(self) -> bool:
-            """See `MethodConfig.in_closed_form`."""
-            return True
 
         def build(self, facts: Facts, text_tower: TextTower | None = None) -> GaussianDiscriminant:
             """The discriminant before it is fitted; text embeddings play no part in it."""

@@ -16,7 +16,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from cprfl.encoders.clip.text_tower import TextTower
-from cprfl.models.base import Facts, Features, Method, MethodConfig, check_joint_space
+from cprfl.models.base import ClosedFormConfig, Facts, Features, Method, check_joint_space
 from cprfl.models.zero_shot import log_odds
 
 _SMALLEST = 1e-12
@@ -62,7 +62,7 @@ class LabelFree(Method):
     weight_EC: Tensor
     bias_C: Tensor
 
-    class Config(MethodConfig):
+    class Config(ClosedFormConfig):
         """Settings of `LabelFree`.
 
         Attributes:
@@ -85,16 +85,6 @@ class LabelFree(Method):
         image_factor: PositiveFloat = 200.0
         global_factor: PositiveFloat = 80.0
         global_weight: float = Field(default=0.1, ge=0, le=1)
-
-        @property
-        def by_gradients(self) -> bool:
-            """See `MethodConfig.by_gradients`."""
-            return False
-
-        @property
-        def in_closed_form(self) -> bool:
-            """See `MethodConfig.in_closed_form`."""
-            return True
 
         @property
         def needs_joint_cells(self) -> bool:

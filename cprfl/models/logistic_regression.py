@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
 
 from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.evaluation.metrics import average_precision
-from cprfl.models.base import Facts, Features, MethodConfig
+from cprfl.models.base import ClosedFormConfig, Facts, Features
 from cprfl.models.pooled import PooledLinear, fold_of_each, standardized
 
 MAX_ITERATIONS = 1000
@@ -25,22 +25,12 @@ class LogisticRegression(PooledLinear):
     scikit-learn's solver; the strength of the regularisation is chosen on folds of the training images.
     """
 
-    class Config(MethodConfig):
+    class Config(ClosedFormConfig):
         """``strengths``: scikit-learn's C, of which the best on ``num_folds`` folds is taken; one is taken as it is."""
 
         name: Literal["logistic_regression"] = "logistic_regression"
         strengths: list[PositiveFloat] = Field(default=[0.001, 0.003, 0.01, 0.03, 0.1, 0.3], min_length=1)
         num_folds: int = Field(default=5, ge=2)
-
-        @property
-        def by_gradients(self) -> bool:
-            """See `MethodConfig.by_gradients`."""
-            return False
-
-        @property
-        def in_closed_form(self) -> bool:
-            """See `MethodConfig.in_closed_form`."""
-            return True
 
         def build(self, facts: Facts, text_tower: TextTower | None = None) -> LogisticRegression:
             """The regression before it is fitted; text embeddings play no part in it."""

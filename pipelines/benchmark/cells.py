@@ -16,10 +16,9 @@ from cprfl import recipe
 from cprfl.assembly import text_tower_of
 from cprfl.data.files import write_json
 from cprfl.data.manifest import TEST
-from cprfl.errors import CheckpointError
 from cprfl.experiment import Experiment
 from cprfl.inference.scoring import evaluate_checkpoint
-from cprfl.preparation import CHECKPOINT, Prepared, prepare
+from cprfl.preparation import Prepared, prepare
 from cprfl.training.checkpoint import load_facts, load_info, load_tower
 
 RESULT = "cell.json"
@@ -57,7 +56,7 @@ def run_cell(settings: dict[str, Any]) -> dict[str, Any]:
     if (before := experiment.first_experiment) is not None:
         prepared = prepare(before, needs=[TEST])
         started = time.monotonic()
-        if not _is_trained(before, prepared):
+        if not recipe.is_trained(before, prepared):
             _train(before, prepared)
         seconds = time.monotonic() - started
     else:
@@ -103,10 +102,3 @@ def _train(experiment: Experiment, prepared: Prepared) -> tuple[Path, dict[str, 
     metrics = evaluate_checkpoint(experiment, prepared, checkpoint).metrics
     recipe.remove_resumable(experiment, prepared)
     return checkpoint, metrics
-
-
-def _is_trained(experiment: Experiment, prepared: Prepared) -> bool:
-    try:
-        return load_info(experiment.folder / CHECKPOINT).training_key == prepared.training_key(experiment)
-    except CheckpointError:
-        return False

@@ -69,13 +69,9 @@ def plan(experiment: Experiment, methods: Sequence[str]) -> list[Entry]:
                 close = difflib.get_close_matches(name, choices, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise ConfigError(f"--methods {name}: no such method or variant{hint} (choices: {', '.join(choices)})")
-    if not any(_is_reference(known.get(name), name) for name in names):
+    if REFERENCE not in names:
         names.append(REFERENCE)
     return [known.get(name) or _by_name(experiment, name) for name in dict.fromkeys(names)]
-
-
-def _is_reference(entry: Entry | None, name: str) -> bool:
-    return name == REFERENCE if entry is None or entry.experiment is None else entry.name == REFERENCE
 
 
 def _known(experiment: Experiment) -> dict[str, Entry]:

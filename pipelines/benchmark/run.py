@@ -15,6 +15,7 @@ from cprfl.errors import UserError
 from cprfl.evaluation.metrics import read_predictions
 from cprfl.experiment import Experiment
 from cprfl.inference.scoring import PREDICTIONS
+from cprfl.out_of_fold import FOLDS
 from cprfl.preparation import EncoderOnce
 from pipelines.benchmark.cells import Cell, run_cell
 from pipelines.benchmark.plan import REFERENCE, Entry, plan
@@ -26,7 +27,6 @@ from pipelines.sweeps.tune import interrupted, mark_winner_trained, search
 from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import Store, open_store
 
-FOLDS = 5  # that a search's trials are judged on
 _LR = {"frozen": (1e-4, 1e-2), "adapter": (1e-4, 1e-2), "finetune": (1e-5, 1e-3)}  # by what moves
 
 
@@ -76,7 +76,7 @@ def benchmark(
         row, seed, cell = cells[number]
         outcome = _take(store, experiment, row, seed, cell, result)
         print(f"benchmark {done}/{len(cells)}: {row.name}, seed {seed}: {outcome}", file=sys.stderr, flush=True)
-    return _write(store, experiment, list(rows), manifest, seeds, trials, command)
+    return _write(store, experiment, rows, seeds, trials, command)
 
 
 def _prepared(
@@ -168,17 +168,15 @@ def _write(
     store: Store,
     experiment: Experiment,
     rows: list[Row],
-    manifest: Manifest,
     seeds: int,
     trials: int | None,
     command: str,
 ) -> Benchmark:
     folder, title = experiment.folder / "benchmark", f"{experiment.name}: methods on the same images"
-    finished = next((row for row in rows if row.cells), None)
     failures = [f"{row.name}: {reason}" for row in rows for reason in row.failures]
     table: list[list[str]] = []
     about = [f"$ {command}"]
-    if finished is not None:
+    if any(row.cells for row in rows):
         split = Manifest.read(experiment.folder / "manifest.parquet")
         test = split.split(TEST)
         table = lines(rows, REFERENCE, test.targets())

@@ -40,7 +40,7 @@ from cprfl.out_of_fold import FOLDS
 from cprfl.preparation import Prepared
 from cprfl.progress import progress
 from pipelines.stages.preprocess import preprocess
-from pipelines.stages.train import dataset_of, is_trained, train, training_run
+from pipelines.stages.train import dataset_of, train, training_run
 from pipelines.stages.train import evaluate as evaluate_stage
 from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import Store, open_store
@@ -198,7 +198,7 @@ def _train_on_base(store: Store, experiment: Experiment, manifest: Manifest, nov
     images = only_classes(whole, [name for name in whole.class_names if name not in novel])
     tested = bool(len(images.split(TEST)))
     prepared = preprocess(before, manifest=images, needs=[TEST] if tested else [])
-    if not is_trained(before, prepared):
+    if not recipe.is_trained(before, prepared):
         with training_run(store, before, prepared) as run:
             checkpoint = train(before, prepared, run)
             if tested:

@@ -11,12 +11,10 @@ from pathlib import Path
 from cprfl import recipe
 from cprfl.data.files import write_json
 from cprfl.data.manifest import TEST, Manifest
-from cprfl.errors import CheckpointError
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.inference.scoring import EVALUATION, PREDICTIONS, evaluate_checkpoint
-from cprfl.preparation import CHECKPOINT, EncoderOnce, Prepared
-from cprfl.training.checkpoint import load_info
+from cprfl.preparation import EncoderOnce, Prepared
 from pipelines.stages.preprocess import preprocess
 from pipelines.tracking.epochs import follow_epochs
 from pipelines.tracking.runs import Run, has_tags, interrupted_run, open_run, training_tag
@@ -52,7 +50,7 @@ def prepare_chain(
     """
     if (before := experiment.first_experiment) is not None:
         earlier = preprocess(before, manifest=dataset_of(before, experiment, manifest), needs=needs, encoder=encoder)
-        if not is_trained(before, earlier):
+        if not recipe.is_trained(before, earlier):
             with training_run(store, before, earlier) as run:
                 checkpoint = train(before, earlier, run)
                 if TEST in needs:
@@ -129,15 +127,6 @@ def trained_run(store: Store, experiment: Experiment, tags: dict[str, str]) -> s
 def read_run_id(record: Path) -> str | None:
     """The run that an earlier process wrote down in this file, if it did."""
     return str(json.loads(record.read_text())["run_id"]) if record.exists() else None
-
-
-def is_trained(experiment: Experiment, prepared: Prepared) -> bool:
-    """Whether the experiment's folder has the checkpoint of just this training."""
-    try:
-        info = load_info(experiment.folder / CHECKPOINT)
-    except CheckpointError:
-        return False
-    return info.training_key == prepared.training_key(experiment)
 
 
 def dataset_of(other: Experiment, experiment: Experiment, manifest: Manifest) -> Manifest:
