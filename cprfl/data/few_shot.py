@@ -54,13 +54,8 @@ def only_classes(manifest: Manifest, class_names: Collection[str]) -> Manifest:
         manifest: the data set, before anything was held out of it.
         class_names: which classes stay, in the manifest's order; names that it does not have are passed over.
     """
-    kept = [label for label, name in enumerate(manifest.class_names) if name in class_names]
-    index = {label: position for position, label in enumerate(kept)}
-    labels = tuple(tuple(index[label] for label in own if label in index) for own in manifest.labels)
-    named = replace(
-        manifest, class_names=tuple(manifest.class_names[label] for label in kept), labels=labels, whole_training=None
-    )
-    return named.select([row for row, own in enumerate(labels) if own])
+    named = replace(manifest.with_classes(class_names), whole_training=None)
+    return named.select([row for row, own in enumerate(named.labels) if own])
 
 
 def draw_support(targets: np.ndarray, shots: int, seed: int, episode: int) -> np.ndarray:

@@ -19,7 +19,7 @@ def class_counts(manifest: Manifest) -> np.ndarray:
     """Images per class of the data set's training split, int64 [c]: before any were held out for validation."""
     if manifest.whole_training is not None:
         return np.array(manifest.whole_training.per_class, dtype=np.int64)
-    return manifest.split(TRAIN).targets().sum(axis=0).astype(np.int64)
+    return np.nansum(manifest.split(TRAIN).targets(), axis=0).astype(np.int64)
 
 
 def num_training_images(manifest: Manifest) -> int:
@@ -83,7 +83,7 @@ def make_long_tailed(manifest: Manifest, config: ParetoConfig) -> Manifest:
     Raises:
         DatasetError: where a class has no training image to draw from.
     """
-    targets = manifest.split(TRAIN).targets().astype(bool)
+    targets = manifest.split(TRAIN).targets() > 0
     totals = targets.sum(axis=0)
     if (totals == 0).any():
         missing = [manifest.class_names[i] for i in np.flatnonzero(totals == 0)]

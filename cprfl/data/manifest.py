@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,12 @@ from cprfl.errors import DatasetError
 TRAIN, VALIDATION, TEST = "train", "val", "test"
 
 _SCHEMA = pa.schema(
-    [("image_id", pa.string()), ("uri", pa.string()), ("split", pa.string()), ("labels", pa.list_(pa.int16()))]
-)
-_VERSION = 1
+    [
+        ("image_id", pa.string()), ("uri", pa.string()), ("split", pa.string()),
+        ("labels", pa.list_(pa.int16())), ("unknown", pa.list_(pa.int16())),
+    ]
+)  # fmt: skip
+_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,12 @@ class Manifest:
         uris: where each image is (path or URI; ``synthetic:`` for rendered scenes).
         splits: ``train``, ``val`` or ``test``, for each image.
         labels: class indices, ascending, for each image; empty where no class is present.
+        unknown: class indices, ascending, of which nobody knows whether the image shows them: they are left out of
+            losses, counts and metrics. Nothing at all where every label of every image is known.
         groups: thresholds of head, medium and tail.
         whole_training: counts of the training split that the data set gives, where images were held out of it; the
             training rows are all of it otherwise.
+        notes: what the reader decided that a person should know; they are not written.
     """
 
     class_names: tuple[str, ...]
@@ -59,8 +65,14 @@ class Manifest:
     uris: tuple[str, ...]
     splits: tuple[str, ...]
     labels: tuple[tuple[int, ...], ...]
+    unknown: tuple[tuple[int, ...], ...] = ()
     groups: Groups = field(default_factory=Groups)
     whole_training: TrainingCounts | None = None
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        if not any(self.unknown):
+            object.__setattr__(self, "unknown", ())
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -73,6 +85,19 @@ class Manifest:
             uris=tuple(self.uris[row] for row in rows),
             splits=tuple(self.splits[row] for row in rows),
             labels=tuple(self.labels[row] for row in rows),
+            unknown=tuple(self.unknown[row] for row in rows) if self.unknown else (),
+        )
+
+    def with_classes(self, names: Collection[str]) -> Manifest:
+        """The same images with the labels of these classes alone, in this manifest's order."""
+        kept = [label for label, name in enumerate(self.class_names) if name in names]
+        index = {label: position for position, label in enumerate(kept)}
+        labels, unknown = (
+            tuple(tuple(index[label] for label in own if label in index) for own in rows)
+            for rows in (self.labels, self.unknown)
+        )
+        return replace(
+            self, class_names=tuple(self.class_names[label] for label in kept), labels=labels, unknown=unknown
         )
 
     def split(self, name: str) -> Manifest:
@@ -80,16 +105,19 @@ class Manifest:
         return self.select(np.flatnonzero(np.array(self.splits, dtype=str) == name))
 
     def targets(self) -> np.ndarray:
-        """Multi-hot targets, float32 [n, c]."""
+        """Multi-hot targets, float32 [n, c]; NaN where nobody knows."""
         targets = np.zeros((len(self), len(self.class_names)), dtype=np.float32)
         for row, labels in enumerate(self.labels):
             targets[row, list(labels)] = 1
+        for row, labels in enumerate(self.unknown):
+            targets[row, list(labels)] = np.nan
         return targets
 
     @cached_property
     def digest(self) -> str:
         """Fingerprint of the images' ids, splits, labels and of the class names: what the data set says."""
-        return fingerprint([self.class_names, self.image_ids, self.splits, self.labels])
+        said = [self.class_names, self.image_ids, self.splits, self.labels]
+        return fingerprint([*said, self.unknown] if self.unknown else said)
 
     def write(self, path: Path) -> None:
         """Write as Parquet, whole or not at all."""
@@ -100,7 +128,13 @@ class Manifest:
             "whole_training": self.whole_training and asdict(self.whole_training),
         }
         table = pa.table(
-            [list(self.image_ids), list(self.uris), list(self.splits), [list(labels) for labels in self.labels]],
+            [
+                list(self.image_ids),
+                list(self.uris),
+                list(self.splits),
+                list(map(list, self.labels)),
+                list(map(list, self.unknown or ((),) * len(self))),
+            ],
             schema=_SCHEMA.with_metadata({"cprfl.manifest": json.dumps(metadata, ensure_ascii=False)}),
         )
         with write_aside(path) as aside:
@@ -125,7 +159,8 @@ class Manifest:
             image_ids=tuple(table["image_id"].to_pylist()),
             uris=tuple(table["uri"].to_pylist()),
             splits=tuple(table["split"].to_pylist()),
-            labels=tuple(tuple(labels) for labels in table["labels"].to_pylist()),
+            labels=tuple(map(tuple, table["labels"].to_pylist())),
+            unknown=tuple(map(tuple, table["unknown"].to_pylist())),
             groups=Groups(**metadata["groups"]),
             whole_training=TrainingCounts(whole["images"], tuple(whole["per_class"])) if whole else None,
         )

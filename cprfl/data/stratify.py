@@ -1,49 +1,90 @@
-"""Iterative stratification: splits of multi-label data that keep every class's share (Sechidis et al., 2011)."""
+"""Iterative stratification (Sechidis et al., 2011) as a stream: each class keeps its share in every part."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 
-def stratify(targets: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
-    """Assign each image to one of ``len(shares)`` parts.
+def deal(
+    ids: Sequence[str],
+    groups: Sequence[str],
+    labels: Sequence[Sequence[int]],
+    shares: Mapping[str, float],
+    seed: int,
+    earlier: Mapping[str, str],
+) -> list[str]:
+    """Deal images out to splits, group by group in the order in which they are listed.
 
-    The rarest remaining class is dealt out first: each of its images goes to the part that still wants most images of
-    that class, then to the one that wants most images at all, then at random.
+    What has been dealt out ``earlier`` stays. Each further group goes to the split that falls furthest behind its
+    share of the group's classes, counted over the images up to this one, a rare class's image weighing as much as all
+    of a frequent one's: iterative stratification (Sechidis et al., 2011) as a stream. So images that are added behind
+    the others move none of those, even where nothing is known of ``earlier``.
 
     Args:
-        targets: multi-hot [n, c].
-        shares: of the parts; they add up to 1.
-        seed: of ties.
+        ids: of the n images.
+        groups: what each image belongs together with; images of one group are in one split.
+        labels: class indices of each image.
+        shares: of the splits, by name; they add up to 1.
+        seed: of ties, which fall by seed and id.
+        earlier: splits by image id; other names than those of ``shares`` are passed over.
 
     Returns:
-        The part of each image, int64 [n].
+        The split of each image.
     """
-    targets = np.asarray(targets) > 0
-    rng = np.random.default_rng(seed)
-    wanted = np.array(shares, dtype=float)
-    wanted_images = wanted * len(targets)
-    wanted_labels = wanted[:, None] * targets.sum(axis=0)
-    part = np.full(len(targets), -1, dtype=np.int64)
-    order = rng.permutation(len(targets))
+    names = list(shares)
+    share_S = np.array([shares[name] for name in names])
+    num_classes = 1 + max((label for own in labels for label in own), default=-1)
+    members: dict[str, list[int]] = {}
+    for row, group in enumerate(groups):
+        members.setdefault(group, []).append(row)
+    held_SC = np.zeros((len(names), num_classes + 1))  # the last column counts images
+    part: dict[str, int] = {}
+    for group, rows in members.items():
+        before = [earlier[ids[row]] for row in rows if earlier.get(ids[row]) in shares]
+        if before:
+            part[group] = names.index(before[0])
+            held_SC[part[group]] += _counts(rows, labels, num_classes)
+    for group, rows in members.items():
+        if group in part:
+            continue
+        added_C = _counts(rows, labels, num_classes)
+        classes = np.flatnonzero(added_C)
+        total_C = held_SC[:, classes].sum(axis=0) + added_C[classes]
+        behind_SC = share_S[:, None] - held_SC[:, classes] / total_C
+        behind_S = behind_SC.sum(axis=1)
+        best = np.flatnonzero(behind_S >= behind_S.max() - 1e-12)
+        chosen = best[_draw(seed, group) % len(best)]
+        part[group] = int(chosen)
+        held_SC[chosen] += added_C
+    return [names[part[group]] for group in groups]
 
-    def assign(image: int, keys: np.ndarray) -> None:
-        best = np.flatnonzero(keys == keys.max())
-        best = best[wanted_images[best] == wanted_images[best].max()]
-        chosen = rng.choice(best)
-        part[image] = chosen
-        wanted_images[chosen] -= 1
-        wanted_labels[chosen, targets[image]] -= 1
 
-    while True:
-        remaining = targets[part < 0].sum(axis=0)
-        if not remaining.any():
-            break
-        label = int(np.argmin(np.where(remaining > 0, remaining, len(targets) + 1)))
-        for image in order[(part[order] < 0) & targets[order, label]]:
-            assign(image, wanted_labels[:, label])
-    for image in order[part[order] < 0]:
-        assign(image, wanted_images)
+def stratify(targets: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+    """The part of each image, int64 [n], dealt out in an order that follows from the seed.
+
+    Args:
+        targets: multi-hot [n, c]; what is not known counts as not shown.
+        shares: of the parts; they add up to 1.
+        seed: of the order.
+    """
+    order = np.random.default_rng(seed).permutation(len(targets))
+    labels = [np.flatnonzero(row > 0).tolist() for row in np.asarray(targets)[order]]
+    keys = [str(row) for row in order]
+    dealt = deal(keys, keys, labels, {str(number): share for number, share in enumerate(shares)}, seed, {})
+    part = np.empty(len(targets), dtype=np.int64)
+    part[order] = [int(name) for name in dealt]
     return part
+
+
+def _counts(rows: Sequence[int], labels: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
+    counts_C = np.zeros(num_classes + 1)
+    for row in rows:
+        counts_C[[*labels[row], num_classes]] += 1
+    return counts_C
+
+
+def _draw(seed: int, key: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big")

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cprfl.data.long_tail import ParetoConfig
-from cprfl.data.readers.base import DatasetConfig, Row, SplitName
+from cprfl.data.readers.base import Annotations, DatasetConfig, Row
 
 SCHEME = "synthetic"
 RENDERER_VERSION = 1  # raise it when a change here changes any pixel or label: cached features depend on it
@@ -63,10 +63,10 @@ class SyntheticDataset(DatasetConfig):
             raise ValueError(f"min_objects may be at most max_objects, and that at most {len(CLASS_NAMES)}")
         return self
 
-    def read_rows(self) -> tuple[tuple[str, ...], dict[SplitName, list[Row]]]:
+    def read_annotations(self) -> Annotations:
         """The 24 class names, and the scenes of the pool and of the test split."""
         scenes = [self._row(number) for number in range(self.pool + self.num_test)]
-        return CLASS_NAMES, {"train": scenes[: self.pool], "test": scenes[self.pool :]}
+        return Annotations(CLASS_NAMES, {"train": scenes[: self.pool], "test": scenes[self.pool :]})
 
     def _row(self, number: int) -> Row:
         things = _scene(self.seed, number, self.size, self.min_objects, self.max_objects)
@@ -74,7 +74,7 @@ class SyntheticDataset(DatasetConfig):
         return Row(
             f"scene-{number:05d}",
             f"{SCHEME}://v{RENDERER_VERSION}/{number}?{query}",
-            [thing.label for thing in things],
+            [CLASS_NAMES[thing.label] for thing in things],
             f"scene {number}",
         )
 

@@ -1,22 +1,35 @@
-"""What all readers share: their common settings, and the checks on what they read."""
+"""What all readers share: their common settings, and the way from what a reader found to a manifest."""
 
 from __future__ import annotations
 
-import difflib
+import re
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
-from pydantic import PositiveInt, model_validator
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cprfl.config import Config
-from cprfl.data import storage
-from cprfl.data.long_tail import ParetoConfig, make_long_tailed
-from cprfl.data.manifest import Groups, Manifest
+from cprfl.data.long_tail import ParetoConfig, class_counts, make_long_tailed
+from cprfl.data.manifest import TRAIN, Groups, Manifest
+from cprfl.data.readers.classes import ClassTable, class_table
+from cprfl.data.readers.identity import identified
+from cprfl.data.stratify import deal
 from cprfl.errors import DatasetError
 
 SplitName = Literal["train", "val", "test"]
+_SPLIT_WORDS: dict[str, SplitName] = {
+    "train": "train", "training": "train", "trainval": "train", "train2017": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val", "val2017": "val",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test", "holdout": "test",
+}  # fmt: skip
+
+
+def split_name(word: str) -> SplitName | None:
+    """The split that people mean by a word (``Training``, ``valid``); none where it is no such word."""
+    return _SPLIT_WORDS.get(word.strip().casefold())
 
 
 class GroupsConfig(Config):
@@ -32,92 +45,196 @@ class GroupsConfig(Config):
         return self
 
 
+class SplitConfig(Config):
+    """Which shares of the training images become test and validation images, where the data set has no such split.
+
+    Each class keeps its share (`cprfl.data.stratify`); an image added later moves none of those before it.
+    ``groups_by``: what belongs together on one side: a column of the table, or a regular expression that finds it in
+    the image's path (``patient\\d+``).
+    """
+
+    test: float = Field(default=0.0, ge=0, lt=1)
+    val: float = Field(default=0.0, ge=0, lt=1)
+    seed: NonNegativeInt = 0
+    groups_by: str | None = None
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Self:
+        if not 0 < self.test + self.val < 1:
+            raise ValueError(f"test {self.test:g} and val {self.val:g}: their sum must lie between 0 and 1")
+        return self
+
+
 @dataclass(frozen=True)
 class Row:
-    """One image as a reader found it; ``where`` (file and line, or id) is for messages only."""
+    """One image as a reader found it.
+
+    Attributes:
+        image_id: its name within the annotations: the path below the folder of images, wherever there is one.
+        uri: where the file is.
+        labels: names of the classes that it shows.
+        where: file and line, or id; for messages only.
+        unknown: names of the classes of which nobody knows whether it shows them.
+        group: what it belongs together with, where ``split.groups_by`` names a column.
+    """
 
     image_id: str
     uri: str
-    labels: Sequence[int]
+    labels: Sequence[str]
     where: str
+    unknown: Sequence[str] = ()
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """What a reader found.
+
+    Attributes:
+        class_names: in the format's own order; names that only rows have come behind them, sorted.
+        splits: the rows of each split.
+        notes: what was found out or decided that a person should know, one line each.
+    """
+
+    class_names: Sequence[str]
+    splits: Mapping[SplitName, Sequence[Row]]
+    notes: Sequence[str] = field(default_factory=list)
 
 
 class DatasetConfig(Config):
-    """Settings of every data set; a subclass reads one format."""
+    """Settings of every data set; a subclass reads one format.
+
+    Attributes:
+        groups: thresholds of head and tail.
+        on_bad_image: whether images that are missing or do not decode are an error or skipped.
+        long_tail: makes the training split long-tailed.
+        classes: names and order of the classes; else they are what the annotations name.
+        other_classes: whether a label that is not among ``classes`` is an error or is passed over.
+        ignore_case: whether names that differ only in case are one class, in its most frequent spelling.
+        classes_without_images: what becomes of a class that no training image shows: it is kept (the text may know
+            enough of it), left out, or an error. It is named in any case.
+        repeated_images: whether several rows of one image in one split are an error, or joined.
+        split: makes a test or validation split where the data set has none.
+    """
 
     groups: GroupsConfig = GroupsConfig()
     on_bad_image: Literal["error", "skip"] = "error"
     long_tail: ParetoConfig | None = None
+    classes: list[str] | None = None
+    other_classes: Literal["error", "ignore"] = "error"
+    ignore_case: bool = False
+    classes_without_images: Literal["keep", "leave_out", "error"] = "keep"
+    repeated_images: Literal["error", "merge"] = "error"
+    split: SplitConfig | None = None
 
     @abstractmethod
-    def read_rows(self) -> tuple[Sequence[str], dict[SplitName, list[Row]]]:
-        """Class names, and the rows of each split."""
+    def read_annotations(self) -> Annotations:
+        """What the annotations say.
 
-    def read(self) -> Manifest:
-        """Read the annotations, check them, and apply ``long_tail`` to the training split if it is set.
+        Raises:
+            DatasetError: naming file and line or id of what is missing or malformed.
+        """
+
+    def read(self, earlier: Mapping[str, str] | None = None) -> Manifest:
+        """Read the annotations, check them, split them and apply ``long_tail``, each where it is asked for.
+
+        Args:
+            earlier: the split of each image that ``split`` has dealt out before, by id; they stay there.
 
         Raises:
             DatasetError: naming file and line or id of what is missing, malformed or contradictory.
         """
-        class_names, splits = self.read_rows()
-        check_class_names(class_names)
-        if not splits.get("train"):
+        annotations = self.read_annotations()
+        if not annotations.splits.get("train"):
             raise DatasetError("dataset.splits: no training image; give a non-empty split named train")
-        rows = [(split, row) for split, listed in splits.items() for row in listed]
-        seen: dict[str, str] = {}
-        for _, row in rows:
-            if row.image_id in seen:
-                raise DatasetError(
-                    f"{row.where}: image {row.image_id!r} is listed twice, first at {seen[row.image_id]}; remove one"
-                )
-            seen[row.image_id] = row.where
-        manifest = Manifest(
-            class_names=tuple(class_names),
-            image_ids=tuple(row.image_id for _, row in rows),
-            uris=tuple(row.uri for _, row in rows),
-            splits=tuple(split for split, _ in rows),
-            labels=tuple(tuple(sorted(set(row.labels))) for _, row in rows),
+        table = class_table(
+            annotations.class_names, [row for rows in annotations.splits.values() for row in rows],
+            self.classes, self.other_classes, self.ignore_case,
+        )  # fmt: skip
+        splits, notes = identified(annotations.splits, self.repeated_images)
+        notes = [*annotations.notes, *table.notes, *notes]
+        manifest = self._manifest(splits, table)
+        if self.split is not None:
+            manifest = self._split(manifest, [row for rows in splits.values() for row in rows], earlier or {})
+        if self.long_tail:
+            manifest = make_long_tailed(manifest, self.long_tail)
+        manifest, more = self._without_unseen_classes(manifest)
+        return replace(manifest, notes=(*notes, *more))
+
+    def _manifest(self, splits: Mapping[str, Sequence[Row]], table: ClassTable) -> Manifest:
+        rows = [row for listed in splits.values() for row in listed]
+        labels = [table.indices(row.labels) for row in rows]
+        return Manifest(
+            class_names=table.names,
+            image_ids=tuple(row.image_id for row in rows),
+            uris=tuple(row.uri for row in rows),
+            splits=tuple(split for split, listed in splits.items() for _ in listed),
+            labels=tuple(labels),
+            unknown=tuple(
+                tuple(label for label in table.indices(row.unknown) if label not in shown) if row.unknown else ()
+                for row, shown in zip(rows, labels, strict=True)
+            ),
             groups=Groups(self.groups.head, self.groups.tail),
         )
-        return make_long_tailed(manifest, self.long_tail) if self.long_tail else manifest
+
+    def _split(self, manifest: Manifest, rows: Sequence[Row], earlier: Mapping[str, str]) -> Manifest:
+        assert self.split is not None
+        shares = {"train": 1 - self.split.test - self.split.val, "test": self.split.test, "val": self.split.val}
+        for name in ("test", "val"):
+            if shares[name] and name in manifest.splits:
+                raise DatasetError(f"dataset.split.{name}: there is a split {name} already; leave one of the two out")
+        training = np.flatnonzero(np.array(manifest.splits, dtype=object) == TRAIN)
+        together = _group_of(self.split.groups_by)
+        dealt = deal(
+            [manifest.image_ids[row] for row in training],
+            [together(rows[row]) for row in training],
+            [manifest.labels[row] for row in training],
+            {name: share for name, share in shares.items() if share > 0},
+            self.split.seed,
+            earlier,
+        )
+        splits = np.array(manifest.splits, dtype=object)
+        splits[training] = dealt
+        return replace(manifest, splits=tuple(splits.tolist()))
+
+    def _without_unseen_classes(self, manifest: Manifest) -> tuple[Manifest, list[str]]:
+        """What ``classes_without_images`` says, done; and said."""
+        unseen = [manifest.class_names[label] for label in np.flatnonzero(class_counts(manifest) == 0)]
+        if not unseen:
+            return manifest, []
+        listed = ", ".join(map(repr, unseen[:10])) + (f" and {len(unseen) - 10} more" if len(unseen) > 10 else "")
+        noun = "class" if len(unseen) == 1 else f"{len(unseen)} classes"
+        if len(unseen) == len(manifest.class_names):
+            raise DatasetError("split train: none of its images shows a class, so there is nothing to learn")
+        if self.classes_without_images == "error":
+            raise DatasetError(
+                f"no training image shows the {noun} {listed}; add images, or set "
+                "dataset.classes_without_images: leave_out"
+            )
+        if self.classes_without_images == "keep":
+            mend = "dataset.classes_without_images: leave_out trains without"
+            return manifest, [f"no training image shows the {noun} {listed} ({mend})"]
+        seen = [name for name in manifest.class_names if name not in unseen]
+        return manifest.with_classes(seen), [f"no training image shows the {noun} {listed}; left out"]
 
 
-def check_class_names(names: Sequence[str]) -> None:
-    """Refuse an empty or repeated class name, or no class at all."""
-    if not names:
-        raise DatasetError("dataset: no classes; every label list is empty, so there is nothing to learn")
-    repeated = sorted({name for name in names if list(names).count(name) > 1})
-    if repeated or "" in names:
-        raise DatasetError(f"dataset: class names must be unique and not empty; repeated: {repeated}")
+def _group_of(groups_by: str | None) -> Callable[[Row], str]:
+    """What belongs together with a row."""
+    if groups_by is None:
+        return lambda row: row.image_id
 
+    def group(row: Row) -> str:
+        if row.group:
+            return row.group
+        try:
+            found = re.search(groups_by, row.image_id)
+        except re.error as error:
+            raise DatasetError(f"dataset.split.groups_by: {groups_by!r} is no regular expression: {error}") from None
+        if found is None:
+            raise DatasetError(
+                f"{row.where}: dataset.split.groups_by {groups_by!r} is no column of the table, and finds nothing in "
+                f"{row.image_id!r}"
+            )
+        return found.group()
 
-def read_lines(path: str, what: str) -> list[tuple[int, str]]:
-    """Numbered, stripped, non-empty lines of a text file.
-
-    Raises:
-        DatasetError: where the file is missing, is not UTF-8 text or is empty.
-    """
-    lines = [(number, line.strip()) for number, line in enumerate(read_text(path, what).splitlines(), 1)]
-    lines = [(number, line) for number, line in lines if line]
-    if not lines:
-        raise DatasetError(f"{path}: {what} is empty; it needs one entry a line")
-    return lines
-
-
-def read_text(path: str, what: str) -> str:
-    """A UTF-8 text file (a byte-order mark is dropped)."""
-    try:
-        return storage.read_bytes(path).decode("utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):
-        raise DatasetError(f"{path}: {what} not found; check the path and data_root") from None
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: {what} is not UTF-8 text (byte {error.start})") from None
-
-
-def class_index(name: str, index: dict[str, int], where: str) -> int:
-    """Index of a class by its name, or an error that names the nearest one."""
-    if name not in index:
-        close = difflib.get_close_matches(name, index, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"classes: {', '.join(list(index)[:10])}..."
-        raise DatasetError(f"{where}: unknown class {name!r}; {hint}")
-    return index[name]
+    return group

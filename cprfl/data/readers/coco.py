@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pycocotools.coco import COCO
 
 from cprfl.config import Config
-from cprfl.data.readers.base import DatasetConfig, Row, SplitName, read_text
+from cprfl.data.readers.base import Annotations, DatasetConfig, Row, SplitName
+from cprfl.data.readers.text import read_text
 from cprfl.data.storage import DataPath, join
 from cprfl.errors import DatasetError
 
@@ -33,37 +34,34 @@ class CocoDataset(DatasetConfig):
     splits: dict[SplitName, CocoSplit]
     crowd: bool = True
 
-    def read_rows(self) -> tuple[list[str], dict[SplitName, list[Row]]]:
+    def read_annotations(self) -> Annotations:
         """Class names, and the rows of each split in the file's order."""
         class_names: list[str] = []
         rows: dict[SplitName, list[Row]] = {}
         for split, source in self.splits.items():
             names, rows[split] = self._read_split(source)
-            if class_names and names != class_names:
-                differing = sorted(set(names) ^ set(class_names)) or "their order"
-                raise DatasetError(f"{source.annotations}: categories differ from the other split's: {differing}")
-            class_names = names
-        return class_names, rows
+            class_names += [name for name in names if name not in class_names]
+        return Annotations(class_names, rows)
 
     def _read_split(self, source: CocoSplit) -> tuple[list[str], list[Row]]:
         path = source.annotations
         coco = _index(path)
         categories = sorted(coco.cats.values(), key=lambda category: category["id"])
-        index = {category["id"]: position for position, category in enumerate(categories)}
+        names = {category["id"]: str(category["name"]) for category in categories}
         rows = []
         for image in coco.dataset["images"]:
             labels = []
             for annotation in coco.imgToAnns[image["id"]]:
-                if annotation["category_id"] not in index:
+                if annotation["category_id"] not in names:
                     raise DatasetError(
                         f"{path}, annotation {annotation.get('id')}: category {annotation['category_id']} is not in "
                         "`categories`"
                     )
                 if self.crowd or not annotation.get("iscrowd"):
-                    labels.append(index[annotation["category_id"]])
+                    labels.append(names[annotation["category_id"]])
             uri = join(source.images, image["file_name"])
-            rows.append(Row(str(image["id"]), uri, labels, f"{path}, image {image['id']}"))
-        return [category["name"] for category in categories], rows
+            rows.append(Row(image["file_name"], uri, labels, f"{path}, image {image['id']}"))
+        return list(names.values()), rows
 
 
 def _index(path: str) -> Any:

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from cprfl.data.readers.base import DatasetConfig, Row, SplitName, class_index, read_text
+from cprfl.data.readers.base import Annotations, DatasetConfig, Row, SplitName
+from cprfl.data.readers.text import read_text
 from cprfl.data.storage import DataPath, join, parent
 from cprfl.errors import DatasetError
 
@@ -28,22 +29,17 @@ class CsvDataset(DatasetConfig):
     image_column: str = "image"
     labels_column: str = "labels"
     separator: str = Field(default=";", min_length=1)
-    classes: list[str] | None = None
 
-    def read_rows(self) -> tuple[list[str], dict[SplitName, list[Row]]]:
+    def read_annotations(self) -> Annotations:
         """Class names, and the rows of each file."""
         tables = {split: self._read_table(path) for split, path in self.splits.items()}
         named = [name for table in tables.values() for _, _, names in table for name in names]
         classes = self.classes or self._one_hot_classes() or sorted(set(named))
-        index = {name: position for position, name in enumerate(classes)}
         rows: dict[SplitName, list[Row]] = {}
         for split, table in tables.items():
             folder = self.images if self.images is not None else parent(self.splits[split])
-            rows[split] = [
-                Row(image, join(folder, image), [class_index(name, index, where) for name in names], where)
-                for where, image, names in table
-            ]
-        return classes, rows
+            rows[split] = [Row(image, join(folder, image), names, where) for where, image, names in table]
+        return Annotations(classes, rows)
 
     def _header(self, path: str) -> list[str]:
         return next(csv.reader(io.StringIO(read_text(path, "CSV file"))), [])

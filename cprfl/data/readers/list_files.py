@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cprfl.data.readers.base import DatasetConfig, Row, SplitName, read_lines
+from cprfl.data.readers.base import Annotations, DatasetConfig, Row, SplitName
+from cprfl.data.readers.text import read_lines
 from cprfl.data.storage import DataPath, join
 from cprfl.errors import DatasetError
 
@@ -16,9 +17,8 @@ class ListFilesDataset(DatasetConfig):
     labels: DataPath
     images: DataPath = ""
     splits: dict[SplitName, DataPath]
-    classes: list[str] | None = None
 
-    def read_rows(self) -> tuple[list[str], dict[SplitName, list[Row]]]:
+    def read_annotations(self) -> Annotations:
         """Class names in the label file's order, and the rows of each list file."""
         class_names = read_label_file(self.labels)
         if self.classes is not None and self.classes != class_names:
@@ -28,10 +28,10 @@ class ListFilesDataset(DatasetConfig):
                 f"{self.labels}: disagrees with dataset.classes ({len(class_names)} and {len(self.classes)} classes; "
                 f"the first difference is {listed!r} and {given!r}); mend one, or leave dataset.classes out"
             )
-        rows = {split: self._read_list(path, len(class_names)) for split, path in self.splits.items()}
-        return class_names, rows
+        rows = {split: self._read_list(path, class_names) for split, path in self.splits.items()}
+        return Annotations(class_names, rows)
 
-    def _read_list(self, path: str, num_classes: int) -> list[Row]:
+    def _read_list(self, path: str, class_names: list[str]) -> list[Row]:
         rows = []
         for number, line in read_lines(path, "list of images"):
             where = f"{path}, line {number}"
@@ -40,12 +40,12 @@ class ListFilesDataset(DatasetConfig):
                 labels = [int(field) for field in fields]
             except ValueError:
                 raise DatasetError(f"{where}: expected `path index index ...`, got {line[:80]!r}") from None
-            outside = [label for label in labels if not 0 <= label < num_classes]
+            outside = [label for label in labels if not 0 <= label < len(class_names)]
             if outside:
                 raise DatasetError(
-                    f"{where}: class index {outside[0]} is out of range; {self.labels} has 0 to {num_classes - 1}"
+                    f"{where}: class index {outside[0]} is out of range; {self.labels} has 0 to {len(class_names) - 1}"
                 )
-            rows.append(Row(image, join(self.images, image), labels, where))
+            rows.append(Row(image, join(self.images, image), [class_names[label] for label in labels], where))
         return rows
 
 

@@ -6,7 +6,8 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from cprfl.config import Config
-from cprfl.data.readers.base import DatasetConfig, Row, SplitName, class_index, read_lines
+from cprfl.data.readers.base import Annotations, DatasetConfig, Row, SplitName
+from cprfl.data.readers.text import read_lines
 from cprfl.data.storage import DataPath, join, read_bytes
 from cprfl.errors import DatasetError
 
@@ -28,22 +29,21 @@ class VocDataset(DatasetConfig):
 
     name: Literal["voc"] = "voc"
     splits: dict[SplitName, VocSplit]
-    classes: list[str] = VOC_CLASSES
+    classes: list[str] | None = VOC_CLASSES
     difficult: bool = True
 
-    def read_rows(self) -> tuple[list[str], dict[SplitName, list[Row]]]:
+    def read_annotations(self) -> Annotations:
         """The configured class names, and the rows of each image set."""
-        return self.classes, {split: self._read_set(source) for split, source in self.splits.items()}
+        return Annotations(self.classes or [], {split: self._read_set(source) for split, source in self.splits.items()})
 
     def _read_set(self, source: VocSplit) -> list[Row]:
         listing = join(source.root, f"ImageSets/Main/{source.image_set}.txt")
-        index = {name: position for position, name in enumerate(self.classes)}
         year = source.root.rstrip("/").rpartition("/")[2]  # VOC2007 and VOC2012 both have numbers that may meet
         rows = []
         for number, line in read_lines(listing, "image set"):
             image = line.split()[0]
             path = join(source.root, f"Annotations/{image}.xml")
-            labels = [class_index(name, index, path) for name in self._objects(path, f"{listing}, line {number}")]
+            labels = self._objects(path, f"{listing}, line {number}")
             uri = join(source.root, f"JPEGImages/{image}.jpg")
             rows.append(Row(f"{year}/{image}", uri, labels, f"{listing}, line {number}"))
         return rows

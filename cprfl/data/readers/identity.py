@@ -1,0 +1,81 @@
+"""Which rows are one image: an image is its file."""
+
+from __future__ import annotations
+
+import os.path
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+from cprfl.data.filesystems import is_remote
+from cprfl.errors import DatasetError
+
+if TYPE_CHECKING:
+    from cprfl.data.readers.base import Row, SplitName
+
+
+def identified(
+    splits: Mapping[SplitName, Sequence[Row]], repeated: Literal["error", "merge"]
+) -> tuple[dict[SplitName, list[Row]], list[str]]:
+    """Rows with ids that are unique: their own, behind the split's name where two splits have one id for two files.
+
+    Args:
+        splits: rows of each split.
+        repeated: what becomes of several rows of one file in one split.
+
+    Returns:
+        The rows, one a file, and what was decided about them.
+
+    Raises:
+        DatasetError: for a file that is in two splits, which is a leak; for one that is listed twice, unless joined.
+    """
+    seen: dict[str, tuple[SplitName, int]] = {}  # where each file is among the rows kept
+    kept: dict[SplitName, list[Row]] = {}
+    joined = 0
+    for split, rows in splits.items():
+        listed = kept[split] = []
+        for row in rows:
+            file = _file(row.uri)
+            if file not in seen:
+                seen[file] = split, len(listed)
+                listed.append(row)
+                continue
+            other, place = seen[file]
+            first = kept[other][place]
+            if other != split:
+                raise DatasetError(
+                    f"{row.where}: a leak: image {row.image_id!r} is in the split {split} and, at {first.where}, in "
+                    f"the split {other}; remove one (both are {row.uri})"
+                )
+            if repeated == "error":
+                raise DatasetError(
+                    f"{row.where}: image {row.image_id!r} is listed twice, first at {first.where}; remove one, or set "
+                    "dataset.repeated_images: merge to join their labels"
+                )
+            listed[place] = _joined(first, row)
+            joined += 1
+    notes = [f"{joined} rows are of images that have a row already; their labels are joined"] if joined else []
+    return _with_unique_ids(kept), notes
+
+
+def _file(uri: str) -> str:
+    """What tells one file from another: its path, or its URI."""
+    return uri if is_remote(uri) else unicodedata.normalize("NFC", os.path.normpath(uri.removeprefix("file://")))
+
+
+def _joined(first: Row, second: Row) -> Row:
+    shown = tuple(dict.fromkeys((*first.labels, *second.labels)))
+    unknown = tuple(name for name in dict.fromkeys((*first.unknown, *second.unknown)) if name not in shown)
+    return replace(first, labels=shown, unknown=unknown)
+
+
+def _with_unique_ids(splits: dict[SplitName, list[Row]]) -> dict[SplitName, list[Row]]:
+    ids = {split: {row.image_id for row in rows} for split, rows in splits.items()}
+    if sum(map(len, ids.values())) > len(set().union(*ids.values())):  # the same ids in two splits
+        splits = {
+            split: [replace(row, image_id=f"{split}/{row.image_id}") for row in rows] for split, rows in splits.items()
+        }
+    if any(len(ids[split]) < len(rows) for split, rows in splits.items()):  # of files in several folders
+        splits = {split: [replace(row, image_id=row.uri) for row in rows] for split, rows in splits.items()}
+    return splits

@@ -1,0 +1,152 @@
+"""Where the images are that annotations name, however people write paths."""
+
+from __future__ import annotations
+
+import os
+import os.path
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from cprfl.data.filesystems import is_remote, local_path
+from cprfl.data.storage import join
+
+SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
+    ".jp2", ".avif", ".heic", ".ppm", ".pgm", ".jfif",
+)  # fmt: skip
+"""Suffixes of image files, in lower case."""
+
+
+class ImageFolder:
+    """The folder that annotations name images in.
+
+    A name is taken as it is written where there is such a file. Otherwise: with backslashes for slashes, in another
+    Unicode form, in other letters' case, with the suffix that it lacks or another image suffix. Where *no* name leads
+    anywhere, the files' names alone are looked for in the folder, if they are unique there. What is found in another
+    way is counted in `notes`; a name that leads nowhere stays what it is.
+
+    Args:
+        folder: path or URI; remote ones are not listed, and their names are taken as they are.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._listings: dict[str, _Listing] = {}
+        self._ways = Counter[str]()
+        self._example: dict[str, str] = {}
+
+    def find(self, names: Iterable[str]) -> list[tuple[str, str]]:
+        """Id and URI of each image: its path below the folder, and where it is.
+
+        An absolute path or a URI is its own id.
+        """
+        written = list(names)
+        found = [self._find(name) for name in written]
+        if written and not any(place for place in found):
+            found = self._by_base_name(written)
+        plain = [_plain(name) for name in written]
+        return [place or (name, join(self.folder, name)) for place, name in zip(found, plain, strict=True)]
+
+    @property
+    def notes(self) -> list[str]:
+        """How images were found that are not where they are said to be, one line each."""
+        return [f"{count} images found {way}, such as {self._example[way]}" for way, count in self._ways.items()]
+
+    def _find(self, name: str) -> tuple[str, str] | None:
+        uri = join(self.folder, name)
+        if is_remote(uri):
+            return name, uri
+        if self._is_file(uri):
+            return _plain(name), join(self.folder, _plain(name))
+        slashed = _plain(name.replace("\\", "/"))
+        way = [] if slashed == _plain(name) else ["with slashes for backslashes"]
+        path = join(self.folder, slashed)
+        if not self._is_file(path):
+            folder, _, base = path.rpartition("/")
+            match = self._listing(folder or "/" if path.startswith("/") else folder or ".").like(base)
+            if match is None:
+                return None
+            if unicodedata.normalize("NFC", match) != unicodedata.normalize("NFC", base):
+                way.append(f"as {_difference(base, match)}")
+            path = f"{folder}/{match}" if folder else match
+            slashed = slashed[: len(slashed) - len(base)] + match
+        if way:
+            self._note(" and ".join(way), name, path)
+        return slashed, path
+
+    def _by_base_name(self, names: list[str]) -> list[tuple[str, str] | None]:
+        bases = [_plain(name.replace("\\", "/")).rpartition("/")[2] for name in names]
+        if is_remote(self.folder) or len({*bases}) < len({*names}):
+            return [None] * len(names)
+        listing = self._listing(str(local_path(self.folder)) or ".")
+        matches = [listing.like(base) for base in bases]
+        for name, match in zip(names, matches, strict=True):
+            if match is not None:
+                self._note("by the file's name alone", name, join(self.folder, match))
+        return [None if match is None else (match, join(self.folder, match)) for match in matches]
+
+    def _is_file(self, path: str) -> bool:
+        folder, _, base = str(local_path(path)).rpartition("/")
+        return self._listing(folder or ("/" if path.startswith("/") else ".")).has(base)
+
+    def _listing(self, folder: str) -> _Listing:
+        if folder not in self._listings:
+            self._listings[folder] = _Listing(folder)
+        return self._listings[folder]
+
+    def _note(self, way: str, name: str, path: str) -> None:
+        self._ways[way] += 1
+        self._example.setdefault(way, f"{name!r}: {path}")
+
+
+class _Listing:
+    """Names of the files of one folder, and by how they would be written otherwise."""
+
+    def __init__(self, folder: str) -> None:
+        try:
+            self._files = {entry.name for entry in os.scandir(folder) if not entry.is_dir()}
+        except (OSError, ValueError):  # no such folder, or no name of one
+            self._files = set()
+        self._alike: dict[str, list[str]] | None = None
+
+    def has(self, base: str) -> bool:
+        """Whether there is a file of exactly this name."""
+        return base in self._files
+
+    def like(self, base: str) -> str | None:
+        """The one file whose name differs in Unicode form, in case, in the suffix that it has, in this order."""
+        if self._alike is None:
+            self._alike = {}
+            for name in sorted(self._files):
+                folded = Path(_folded(name))
+                stem, suffix = folded.stem, folded.suffix
+                keys = {unicodedata.normalize("NFC", name), f"case:{_folded(name)}"}
+                if suffix in SUFFIXES:
+                    keys.add(f"stem:{stem}")
+                for key in keys:
+                    self._alike.setdefault(key, []).append(name)
+        stem, suffix = Path(_folded(base)).stem, Path(_folded(base)).suffix
+        whole = f"stem:{_folded(base)}"
+        swapped = [f"stem:{stem}"] if suffix in SUFFIXES else []
+        for key in (unicodedata.normalize("NFC", base), f"case:{_folded(base)}", whole, *swapped):
+            matches = self._alike.get(key, [])
+            if len(matches) == 1:
+                return matches[0]
+        return None
+
+
+def _plain(name: str) -> str:
+    """A relative path without detours (``./a``, ``a//b``); any other name as it is."""
+    return name if "://" in name or name.startswith("/") else os.path.normpath(name)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _difference(written: str, found: str) -> str:
+    if _folded(written) == _folded(found):
+        return "other letters' case"
+    return f"{Path(found).suffix} files"
