@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from cprfl.data.long_tail import ParetoConfig
-from cprfl.data.readers.base import Annotations, DatasetConfig, Row
+from cprfl.data.readers.annotations import Annotations, Row
+from cprfl.data.readers.base import DatasetConfig
 
 SCHEME = "synthetic"
 RENDERER_VERSION = 1  # raise it when a change here changes any pixel or label: cached features depend on it

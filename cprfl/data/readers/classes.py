@@ -7,18 +7,10 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
+from cprfl.data.readers.annotations import Row
 from cprfl.errors import DatasetError
-
-
-class _Labelled(Protocol):
-    @property
-    def labels(self) -> Sequence[str]: ...
-    @property
-    def unknown(self) -> Sequence[str]: ...
-    @property
-    def where(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ def clean_name(name: object) -> str:
 
 def class_table(
     listed: Sequence[str],
-    rows: Iterable[_Labelled],
+    rows: Iterable[Row],
     wanted: Sequence[str] | None,
     others: Literal["error", "ignore"],
     ignore_case: bool,

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pycocotools.coco import COCO
 
 from cprfl.config import Config
-from cprfl.data.readers.base import Annotations, DatasetConfig, Row, SplitName
+from cprfl.data.readers.annotations import Annotations, Row, SplitName
+from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.text import read_text
 from cprfl.data.storage import DataPath, join
 from cprfl.errors import DatasetError

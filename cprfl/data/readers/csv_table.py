@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from cprfl.data.readers.base import Annotations, DatasetConfig, Row, SplitName
+from cprfl.data.readers.annotations import Annotations, Row, SplitName
+from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.text import read_text
 from cprfl.data.storage import DataPath, join, parent
 from cprfl.errors import DatasetError

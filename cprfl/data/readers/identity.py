@@ -6,13 +6,11 @@ import os.path
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from cprfl.data.filesystems import is_remote
+from cprfl.data.readers.annotations import Row, SplitName
 from cprfl.errors import DatasetError
-
-if TYPE_CHECKING:
-    from cprfl.data.readers.base import Row, SplitName
 
 
 def identified(

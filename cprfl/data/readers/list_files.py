@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cprfl.data.readers.base import Annotations, DatasetConfig, Row, SplitName
+from cprfl.data.readers.annotations import Annotations, Row, SplitName
+from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.text import read_lines
 from cprfl.data.storage import DataPath, join
 from cprfl.errors import DatasetError

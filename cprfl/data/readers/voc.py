@@ -6,7 +6,8 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from cprfl.config import Config
-from cprfl.data.readers.base import Annotations, DatasetConfig, Row, SplitName
+from cprfl.data.readers.annotations import Annotations, Row, SplitName
+from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.text import read_lines
 from cprfl.data.storage import DataPath, join, read_bytes
 from cprfl.errors import DatasetError

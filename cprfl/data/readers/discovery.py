@@ -1,0 +1,119 @@
+"""What `cprfl init` looks at, and what a reader says of it: how a folder could be read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from cprfl.data.readers.annotations import SplitName
+from cprfl.data.readers.base import split_name
+from cprfl.data.readers.locate import SUFFIXES
+from cprfl.errors import DatasetError
+
+_IGNORED = {"__MACOSX", "__pycache__", "node_modules", "outputs", "mlruns", "venv"}
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A way to read what is there.
+
+    Attributes:
+        dataset: settings of the section ``dataset``, paths relative to the tree's root.
+        found: what was found, one line: format, dialect, files.
+        unsure: what else a setting could be, by its name; a comment behind it in the YAML.
+    """
+
+    dataset: Mapping[str, Any]
+    found: str
+    unsure: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The files below a folder.
+
+    Attributes:
+        root: the folder.
+        files: paths below it, sorted; hidden ones and folders of tools are left out.
+        only: the one file of annotations that was pointed at, where it was a file and not a folder.
+    """
+
+    root: Path
+    files: Sequence[str]
+    only: str | None = None
+
+    @classmethod
+    def of(cls, path: Path) -> Tree:
+        """What lies below a folder, or beside and below a file.
+
+        Raises:
+            DatasetError: where there is nothing.
+        """
+        if not path.exists():
+            raise DatasetError(f"{path}: no such file or folder")
+        root = path if path.is_dir() else path.parent
+        files: list[str] = []
+        for folder, inner, names in os.walk(root):
+            inner[:] = sorted(name for name in inner if name not in _IGNORED and not name.startswith("."))
+            below = Path(folder).relative_to(root).as_posix()
+            files += [name if below == "." else f"{below}/{name}" for name in sorted(names) if not name.startswith(".")]
+        if not files:
+            raise DatasetError(f"{path}: an empty folder")
+        return cls(root, files, None if path.is_dir() else path.name)
+
+    @cached_property
+    def images(self) -> list[str]:
+        """Files with an image's suffix."""
+        return [file for file in self.files if PurePosixPath(file).suffix.lower() in SUFFIXES]
+
+    def annotations(self, *suffixes: str) -> list[str]:
+        """Files with one of these suffixes (``.json``): the one that was pointed at alone, if one was."""
+        candidates = self.files if self.only is None else [self.only]
+        return [file for file in candidates if PurePosixPath(file).suffix.lower() in suffixes]
+
+    def path(self, file: str) -> str:
+        """The path that a reader opens."""
+        return str(self.root / file)
+
+    def head(self, file: str, size: int = 65536) -> bytes:
+        """The first bytes of a file."""
+        with (self.root / file).open("rb") as opened:
+            return opened.read(size)
+
+
+def split_of_path(file: str) -> SplitName | None:
+    """The split that a path speaks of (``valid/x.json``, ``instances_train2017.json``), the innermost word first."""
+    for part in reversed(PurePosixPath(file).with_suffix("").parts):
+        words = [part, *reversed(re.split(r"[^A-Za-z0-9]+", part))]
+        found = next((split for word in words if (split := split_name(word)) is not None), None)
+        if found is not None:
+            return found
+    return None
+
+
+def splits_of(files: Iterable[str]) -> dict[SplitName, str] | None:
+    """One file a split, by what the files' paths say; a single file is the training split.
+
+    None where two files would be one split, or one file's path says nothing beside others'.
+    """
+    listed = list(files)
+    if len(listed) == 1:
+        return {"train": listed[0]}
+    splits: dict[SplitName, str] = {}
+    for file in listed:
+        split = split_of_path(file)
+        if split is None or split in splits:
+            return None
+        splits[split] = file
+    return splits if "train" in splits else None
+
+
+def common_folder(files: Iterable[str]) -> str:
+    """The folder below which all of these files are, ``.`` for the root."""
+    parents = [str(PurePosixPath(file).parent) for file in files]
+    return os.path.commonpath(parents) if parents else "."
