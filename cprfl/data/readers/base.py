@@ -136,7 +136,7 @@ class DatasetConfig(Config):
         for name in ("test", "val"):
             if shares[name] and name in manifest.splits:
                 raise DatasetError(f"dataset.split.{name}: there is a split {name} already; leave one of the two out")
-        training = np.flatnonzero(np.array(manifest.splits, dtype=object) == TRAIN)
+        training = np.flatnonzero(np.array(manifest.splits, dtype=object) == TRAIN).tolist()
         together = _group_of(self.split.groups_by)
         dealt = deal(
             [manifest.image_ids[row] for row in training],

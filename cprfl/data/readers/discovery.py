@@ -10,8 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cprfl.data.readers.annotations import SplitName
-from cprfl.data.readers.base import split_name
+from cprfl.data.readers.annotations import SplitName, split_name
 from cprfl.data.readers.locate import SUFFIXES
 from cprfl.errors import DatasetError
 
