@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from cprfl.config import Config
 from cprfl.data.long_tail import ParetoConfig, class_counts, make_long_tailed
 from cprfl.data.manifest import TRAIN, Groups, Manifest
-from cprfl.data.readers.annotations import Annotations, Row
+from cprfl.data.readers.annotations import Annotations, Row, SplitName
 from cprfl.data.readers.classes import ClassTable, class_table
 from cprfl.data.readers.identity import identified
 from cprfl.data.stratify import deal
@@ -114,7 +114,7 @@ class DatasetConfig(Config):
         manifest, more = self._without_unseen_classes(manifest)
         return replace(manifest, notes=(*notes, *more))
 
-    def _manifest(self, splits: Mapping[str, Sequence[Row]], table: ClassTable) -> Manifest:
+    def _manifest(self, splits: Mapping[SplitName, list[Row]], table: ClassTable) -> Manifest:
         rows = [row for listed in splits.values() for row in listed]
         labels = [table.indices(row.labels) for row in rows]
         return Manifest(
