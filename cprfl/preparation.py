@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cprfl.data.checks import missing_images, same_content, where_it_may_be
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.feature_store.filling import StoreKey
-from cprfl.data.files import fingerprint, write_json
-from cprfl.data.images import image_stamps
+from cprfl.data.files import fingerprint, write_aside, write_json
+from cprfl.data.images import image_stamps, report_bad_images
 from cprfl.data.long_tail import hold_out
 from cprfl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from cprfl.data.stratify import stratify
@@ -26,9 +28,11 @@ from cprfl.encoders.text import TextEmbeddings
 from cprfl.errors import CheckpointError, DatasetError
 from cprfl.experiment import Experiment, experiment_of
 from cprfl.feature_cache import Fill, fill_here, find_or_encode
+from cprfl.reading import read_data
 from cprfl.training.checkpoint import load_info, load_tower
 
 PREPARED, MANIFEST, CHECKPOINT = "prepared.json", "manifest.parquet", "checkpoint"
+BAD_IMAGES, SAME_CONTENT = "bad_images.csv", "same_content.csv"
 
 
 class EncoderOnce:
@@ -120,15 +124,15 @@ def prepare(
     Raises:
         UserError: for annotations, images, weights or embeddings that the user can mend.
     """
-    manifest = experiment.dataset.read() if manifest is None else manifest
+    manifest = read_data(experiment) if manifest is None else manifest
     needs = {*needs, TRAIN, *_selection_splits(experiment)}
     split = _split(manifest, experiment)
     _check_splits(split, needs, experiment)
+    stamps = image_stamps(manifest.uris)
+    _check_files(manifest, stamps, experiment)
     text, text_path = experiment.text_encoder.find_or_embed(manifest.class_names, experiment.cache_dir)
     encoder = encoder if encoder is not None and encoder.serves(experiment) else EncoderOnce(experiment)
-    report, store, metrics = experiment.folder / "bad_images.csv", None, dict[str, float]()
-    report.unlink(missing_ok=True)  # of an earlier preparation
-    stamps = image_stamps(manifest.uris)
+    report, store, metrics = experiment.folder / BAD_IMAGES, None, dict[str, float]()
     if experiment.train.moves_tower:
         bad = check_images(manifest, on_bad_image=experiment.dataset.on_bad_image, report=report)
         images: object = [encoder.fingerprint, stamps]
@@ -227,7 +231,8 @@ def _check_splits(manifest: Manifest, needs: Collection[str], experiment: Experi
         held_out = name == VALIDATION and experiment.train.validation > 0
         mend = f"raise train.validation ({experiment.train.validation:g})" if held_out else f"dataset.splits.{name}"
         if not len(split):
-            raise DatasetError(f"split {name}: no image that can be used; {'' if held_out else 'give '}{mend}")
+            dealt = "" if held_out or name == TRAIN else f", or let dataset.split.{name}: 0.2 make one"
+            raise DatasetError(f"split {name}: no image that can be used; {'' if held_out else 'give '}{mend}{dealt}")
         if not any(split.labels):
             raise DatasetError(
                 f"split {name}: none of its {len(split)} images shows a class; {'' if held_out else 'see '}{mend}"
@@ -235,6 +240,34 @@ def _check_splits(manifest: Manifest, needs: Collection[str], experiment: Experi
     training, workers = len(manifest.split(TRAIN)), experiment.resources.world_size
     if workers > training:
         raise DatasetError(f"split train: {training} images for {workers} workers; lower resources.num_workers")
+
+
+def _check_files(manifest: Manifest, stamps: Sequence[tuple[int, ...]], experiment: Experiment) -> None:
+    """Refuse images that are not there before others are encoded; say which are in two splits under two names."""
+    report = experiment.folder / BAD_IMAGES
+    report.unlink(missing_ok=True)  # of an earlier preparation
+    missing = missing_images(manifest, stamps)
+    if len(missing) == len(manifest):
+        guess = where_it_may_be(missing[0].uri, experiment.data_root)
+        raise DatasetError(f"none of the {len(missing)} images is there, the first of them {missing[0].uri}; {guess}")
+    if missing and experiment.dataset.on_bad_image == "error":
+        raise report_bad_images(missing, len(manifest), report)
+    alike = same_content(manifest, stamps)
+    table = experiment.folder / SAME_CONTENT
+    table.unlink(missing_ok=True)
+    if alike:
+        with write_aside(table) as aside, aside.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image_id", "split", "same_as", "same_as_split"])
+            for first, second in alike:
+                ids, splits = manifest.image_ids, manifest.splits
+                writer.writerow([ids[second], splits[second], ids[first], splits[first]])
+        first, second = alike[0]
+        print(
+            f"note: {len(alike)} images have the content of one in another split, such as "
+            f"{manifest.image_ids[second]!r} and {manifest.image_ids[first]!r}; all: {table}",
+            file=sys.stderr,
+        )
 
 
 def _earlier_metrics(experiment: Experiment, store: FeatureStore) -> dict[str, float]:

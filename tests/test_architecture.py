@@ -26,7 +26,7 @@ FLOORS = [
     {"cprfl.out_of_fold"},
     {"cprfl.assembly"},
     {"cprfl.preparation"},
-    {"cprfl.feature_cache"},
+    {"cprfl.feature_cache", "cprfl.reading"},
     {"cprfl.experiment"},
     {"cprfl.training"},
     {"cprfl.models", "cprfl.losses"},

@@ -17,6 +17,7 @@ from cprfl.experiment import Experiment
 from cprfl.inference.scoring import PREDICTIONS
 from cprfl.out_of_fold import FOLDS
 from cprfl.preparation import EncoderOnce
+from cprfl.reading import read_data
 from pipelines.benchmark.cells import Cell, run_cell
 from pipelines.benchmark.plan import REFERENCE, Entry, plan
 from pipelines.benchmark.table import Row, in_html, in_markdown, lines
@@ -61,7 +62,7 @@ def benchmark(
     Raises:
         ConfigError: for unknown methods.
     """
-    store, manifest = open_store(experiment.output_dir), experiment.dataset.read()
+    store, manifest = open_store(experiment.output_dir), read_data(experiment)
     rows, jobs = _prepared(experiment, plan(experiment, methods), manifest)
     jobs = [(row, _searched(store, entry, trials, manifest) if trials else entry) for row, entry in jobs]
     cells = [

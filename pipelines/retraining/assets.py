@@ -42,6 +42,7 @@ from cprfl.data.files import write_json
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import Manifest
 from cprfl.errors import UserError
+from cprfl.reading import read_data
 from pipelines.retraining.request import dataset_file, load_request, make_request
 from pipelines.retraining.retrain import (
     decide,
@@ -62,7 +63,7 @@ Stage = Callable[[ScheduleConfig, Store], Result]
 def manifest(schedule: ScheduleConfig, store: Store) -> Result:
     """Read the annotations; compare the class counts with those of the last decision."""
     experiment = schedule.experiment()
-    read = experiment.dataset.read()
+    read = read_data(experiment)
     read.write(dataset_file(experiment))  # for the stages to come: whoever edits labels meanwhile asks anew
     counts = _counts(read)
     accepted = experiment.folder / _ACCEPTED

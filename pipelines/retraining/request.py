@@ -13,6 +13,7 @@ from cprfl.data.manifest import TEST, Manifest
 from cprfl.errors import CheckpointError, ConfigError
 from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared, read_prepared
+from cprfl.reading import read_data
 from pipelines.request import request_key
 from pipelines.stages.train import prepare_chain
 from pipelines.sweeps.config import SweepConfig
@@ -71,7 +72,7 @@ def make_request(
         ConfigError: where a floor is for a class that the data does not have.
         UserError: as `cprfl.preparation.prepare`.
     """
-    manifest = experiment.dataset.read() if manifest is None else manifest
+    manifest = read_data(experiment) if manifest is None else manifest
     unknown = sorted(set(experiment.promotion.class_floors) - set(manifest.class_names))
     if unknown:
         raise ConfigError(f"promotion.class_floors: no class is named {', '.join(unknown)}")

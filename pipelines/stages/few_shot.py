@@ -39,6 +39,7 @@ from cprfl.inference.scoring import EVALUATION, score_test_images
 from cprfl.out_of_fold import FOLDS
 from cprfl.preparation import Prepared
 from cprfl.progress import progress
+from cprfl.reading import read_data
 from pipelines.stages.preprocess import preprocess
 from pipelines.stages.train import dataset_of, train, training_run
 from pipelines.stages.train import evaluate as evaluate_stage
@@ -130,7 +131,7 @@ def few_shot(experiment: Experiment, novel: Sequence[str], shots: Sequence[int],
         DatasetError: where a novel class has fewer training images than K, or no test image shows any of them.
     """
     _check_settings(experiment)
-    store, manifest = open_store(experiment.output_dir), experiment.dataset.read()
+    store, manifest = open_store(experiment.output_dir), read_data(experiment)
     base, novel = split_classes(manifest.class_names, novel)
     images = only_classes(manifest, novel)
     _check_episodes(experiment, images, shots, episodes)

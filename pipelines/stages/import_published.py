@@ -12,6 +12,7 @@ from cprfl.errors import CheckpointError
 from cprfl.experiment import Experiment
 from cprfl.models import CPRFL, Facts
 from cprfl.preparation import CHECKPOINT
+from cprfl.reading import read_data
 from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
 from cprfl.training.objective import join_kept_state
 from pipelines.stages.train import record_run
@@ -38,7 +39,7 @@ def import_published(source: str, experiment: Experiment) -> Path:
     if not isinstance(config, CPRFL.Config) or not isinstance(encoder_config, CnnEncoder.Config):
         raise CheckpointError("import-published needs model.name=cprfl and encoder.name=torchvision in CONFIG")
     state = load_weights(source)
-    manifest = experiment.dataset.read()
+    manifest = read_data(experiment)
     text, _ = experiment.text_encoder.find_or_embed(manifest.class_names, experiment.cache_dir)
     heads = config.num_heads or 8  # the published number, which the weights do not tell
     model = CPRFL.from_published(state, text.embeddings_CM, heads)

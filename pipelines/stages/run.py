@@ -10,6 +10,7 @@ from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.inference.scoring import EVALUATION
 from cprfl.preparation import CHECKPOINT, EncoderOnce, Prepared
+from cprfl.reading import read_data
 from pipelines.request import request_key
 from pipelines.stages.preprocess import preprocess
 from pipelines.stages.train import dataset_of, evaluate, prepare_chain, train, trained_run, training_run
@@ -25,7 +26,7 @@ def run(experiment: Experiment) -> dict[str, Evaluation]:
         The test metrics by experiment name, in the order in which they were trained.
     """
     store = open_store(experiment.output_dir)  # an unreachable server is better known before the work than after it
-    manifest, results = experiment.dataset.read(), dict[str, Evaluation]()
+    manifest, results = read_data(experiment), dict[str, Evaluation]()
     encoder: EncoderOnce | None = None
     for other in (experiment, *(experiment.variant(key) for key in experiment.variants)):
         dataset = dataset_of(other, experiment, manifest)

@@ -15,6 +15,7 @@ from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.inference.scoring import EVALUATION, PREDICTIONS, evaluate_checkpoint
 from cprfl.preparation import EncoderOnce, Prepared
+from cprfl.reading import read_data
 from pipelines.stages.preprocess import preprocess
 from pipelines.tracking.epochs import follow_epochs
 from pipelines.tracking.runs import Run, has_tags, interrupted_run, open_run, training_tag
@@ -26,7 +27,7 @@ _RUN = "run.json"
 def train_stage(experiment: Experiment) -> Path:
     """Prepare and train, the experiment that comes before first; the checkpoint's folder."""
     store = open_store(experiment.output_dir)
-    prepared = prepare_chain(store, experiment, experiment.dataset.read())
+    prepared = prepare_chain(store, experiment, read_data(experiment))
     with training_run(store, experiment, prepared) as run:
         return train(experiment, prepared, run)
 
@@ -131,4 +132,4 @@ def read_run_id(record: Path) -> str | None:
 
 def dataset_of(other: Experiment, experiment: Experiment, manifest: Manifest) -> Manifest:
     """What another experiment's data set says: what was read already, where it is the same data set."""
-    return manifest if other.dataset == experiment.dataset else other.dataset.read()
+    return manifest if other.dataset == experiment.dataset else read_data(other)

@@ -19,6 +19,7 @@ from cprfl.errors import DatasetError, SweepError
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared
+from cprfl.reading import read_data
 from pipelines.stages.run import run_prepared
 from pipelines.stages.train import prepare_chain, read_run_id
 from pipelines.sweeps.config import SweepConfig, trial_experiment
@@ -55,7 +56,7 @@ def tune(experiment: Experiment, sweep: SweepConfig, *, resume: bool = False) ->
     Raises:
         SweepError: where there is nothing to resume, or no trial succeeded.
     """
-    store, manifest = open_store(experiment.output_dir), experiment.dataset.read()
+    store, manifest = open_store(experiment.output_dir), read_data(experiment)
     settings, value = search(store, experiment, sweep.around(experiment), manifest, resume=resume)
     winner = experiment.changed(settings)
     print(f"{experiment.name}: best {sweep.metric} {value:.2f} with {settings}", file=sys.stderr)
