@@ -4,6 +4,8 @@ Every one says what is wrong, where, and what would mend it; the command line pr
 with status 2.
 """
 
+from typing import Any
+
 
 class UserError(ValueError):
     """Base of everything that the user, not we, can mend."""
@@ -14,7 +16,15 @@ class ConfigError(UserError):
 
 
 class DatasetError(UserError):
-    """Annotations, list files or label files are missing, do not parse or contradict each other."""
+    """Annotations, list files or label files are missing, do not parse or contradict each other.
+
+    Attributes:
+        settings: of the data set, with which it would be read; what `cprfl init` writes, saying so.
+    """
+
+    def __init__(self, message: str, **settings: Any) -> None:
+        super().__init__(message)
+        self.settings = settings
 
 
 class UnreadableImageError(UserError):

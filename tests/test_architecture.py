@@ -25,7 +25,7 @@ FLOORS = [
     {"cprfl.recipe"},
     {"cprfl.out_of_fold"},
     {"cprfl.assembly"},
-    {"cprfl.preparation"},
+    {"cprfl.preparation", "cprfl.starting"},
     {"cprfl.feature_cache", "cprfl.reading"},
     {"cprfl.experiment"},
     {"cprfl.training"},

@@ -23,10 +23,15 @@ def write_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
 def write_json(path: Path, values: object) -> None:
     """Write ``values`` as JSON, whole or not at all; NaN is an error rather than invalid JSON."""
-    with write_aside(path) as aside:
-        aside.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def fingerprint(values: Any) -> str:

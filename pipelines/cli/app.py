@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli import cluster, features, few_shot
+from pipelines.cli import cluster, features, few_shot, init
 from pipelines.cli.options import ConfigArgument, SetOption
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ app = typer.Typer(
 
 app.add_typer(features.app, name="features")
 app.add_typer(cluster.app, name="jobs")
+
+
+app.command()(init.init)
 
 
 @app.command()

@@ -112,7 +112,7 @@ class DatasetConfig(Config):
         if self.long_tail:
             manifest = make_long_tailed(manifest, self.long_tail)
         manifest, more = self._without_unseen_classes(manifest)
-        return replace(manifest, notes=(*notes, *more))
+        return replace(manifest, notes=(*notes, *more, *_unmeasured(manifest)))
 
     def _manifest(self, splits: Mapping[SplitName, list[Row]], table: ClassTable) -> Manifest:
         rows = [row for listed in splits.values() for row in listed]
@@ -155,20 +155,36 @@ class DatasetConfig(Config):
         unseen = [manifest.class_names[label] for label in np.flatnonzero(class_counts(manifest) == 0)]
         if not unseen:
             return manifest, []
-        listed = ", ".join(map(repr, unseen[:10])) + (f" and {len(unseen) - 10} more" if len(unseen) > 10 else "")
-        noun = "class" if len(unseen) == 1 else f"{len(unseen)} classes"
+        named = _named(unseen)
         if len(unseen) == len(manifest.class_names):
             raise DatasetError("split train: none of its images shows a class, so there is nothing to learn")
         if self.classes_without_images == "error":
             raise DatasetError(
-                f"no training image shows the {noun} {listed}; add images, or set "
-                "dataset.classes_without_images: leave_out"
+                f"no training image shows {named}; add images, or set dataset.classes_without_images: leave_out"
             )
         if self.classes_without_images == "keep":
             mend = "dataset.classes_without_images: leave_out trains without"
-            return manifest, [f"no training image shows the {noun} {listed} ({mend})"]
+            return manifest, [f"no training image shows {named} ({mend})"]
         seen = [name for name in manifest.class_names if name not in unseen]
-        return manifest.with_classes(seen), [f"no training image shows the {noun} {listed}; left out"]
+        return manifest.with_classes(seen), [f"no training image shows {named}; left out"]
+
+
+def _unmeasured(manifest: Manifest) -> list[str]:
+    """Which classes no image of a further split shows: nothing can be measured of them there."""
+    notes = []
+    for split in sorted({*manifest.splits} - {TRAIN}):
+        shown = {
+            label for name, own in zip(manifest.splits, manifest.labels, strict=True) if name == split for label in own
+        }
+        absent = [name for label, name in enumerate(manifest.class_names) if label not in shown]
+        if absent:
+            notes.append(f"no {split} image shows {_named(absent)}")
+    return notes
+
+
+def _named(names: Sequence[str]) -> str:
+    listed = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return f"the class {listed}" if len(names) == 1 else f"{len(names)} classes: {listed}"
 
 
 def _group_of(groups_by: str | None) -> Callable[[Row], str]:

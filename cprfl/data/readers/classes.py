@@ -115,7 +115,8 @@ def _spellings(
                 continue  # the other spelling is a label that is not wanted
             raise DatasetError(
                 f"class names that differ only in case: {written}; write them alike, set dataset.ignore_case: true "
-                "to join them, or list both in dataset.classes to keep them apart"
+                "to join them, or list both in dataset.classes to keep them apart",
+                ignore_case=True,
             )
         one_of |= dict.fromkeys(ordered, ordered[0])
         notes.append(f"joined, for they differ only in case: {written}")

@@ -49,7 +49,8 @@ def identified(
             if repeated == "error":
                 raise DatasetError(
                     f"{row.where}: image {row.image_id!r} is listed twice, first at {first.where}; remove one, or set "
-                    "dataset.repeated_images: merge to join their labels"
+                    "dataset.repeated_images: merge to join their labels",
+                    repeated_images="merge",
                 )
             listed[place] = _joined(first, row)
             joined += 1

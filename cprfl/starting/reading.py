@@ -1,0 +1,146 @@
+"""Which reader a folder is for, and the settings with which it is read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from cprfl.data.checks import missing_images, where_it_may_be
+from cprfl.data.images import image_stamps
+from cprfl.data.long_tail import class_counts
+from cprfl.data.manifest import TEST, VALIDATION, Groups, Manifest
+from cprfl.data.readers import (
+    coco,
+    csv_table,
+    cvat,
+    folders,
+    labelme,
+    labelstudio,
+    list_files,
+    openimages,
+    parquet_table,
+    voc,
+    webdataset,
+    yolo,
+)
+from cprfl.data.readers.base import DatasetConfig
+from cprfl.data.readers.discovery import Proposal, Tree
+from cprfl.errors import DatasetError
+from cprfl.experiment import AnyDataset
+
+# What says most of itself comes first: a folder of VOC may well have a table in it, and every folder has folders.
+READERS = (
+    webdataset, parquet_table, yolo, coco, cvat, labelstudio, labelme, voc, openimages, csv_table, list_files, folders,
+)  # fmt: skip
+TEST_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A data set as it is read from what lies there.
+
+    Attributes:
+        dataset: settings of the section ``dataset``, paths relative to the root.
+        found: format, dialect and files, one line.
+        unsure: what else a setting could be, by its name.
+        others: what else was found, and is not read.
+        manifest: what comes out.
+    """
+
+    dataset: Mapping[str, Any]
+    found: str
+    unsure: Mapping[str, str]
+    others: tuple[str, ...]
+    manifest: Manifest
+
+
+def read_what_is_there(path: Path) -> Reading:
+    """Find out how a folder or a file of annotations is read, and read it.
+
+    Where the reader refuses and says with which settings it would not, those are taken, and are unsure. A test split
+    is dealt out where there is none.
+
+    Raises:
+        DatasetError: where nothing is found that a reader knows, or what is found cannot be read.
+    """
+    tree = Tree.of(path)
+    proposals = [proposal for reader in READERS for proposal in reader.discover(tree)]
+    if not proposals:
+        kinds = Counter(PurePosixPath(file).suffix.lower() or "no suffix" for file in tree.files).most_common(5)
+        listed = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        raise DatasetError(
+            f"{path}: no annotations that can be read (files: {listed}); point at the file itself, or write "
+            "dataset.name and its settings (README, Your own images)"
+        )
+    first, *others = proposals
+    settings, unsure = _with_a_test_split(first)
+    while True:
+        try:
+            manifest = _dataset(settings, tree.root).read()
+            break
+        except DatasetError as error:
+            if not error.settings.keys() - settings.keys():
+                raise DatasetError(f"{first.found}\n{error}") from None
+            settings |= error.settings
+            unsure |= dict.fromkeys(error.settings, f"needed: {error}")
+    settings |= _about_images(manifest, tree.root, unsure)
+    counts = class_counts(manifest)
+    if (counts == 0).any():
+        settings["classes_without_images"] = "leave_out"
+        manifest = manifest.with_classes([manifest.class_names[label] for label in np.flatnonzero(counts)])
+    settings["groups"] = _groups(manifest)
+    manifest = replace(manifest, groups=Groups(**settings["groups"]))
+    return Reading(settings, first.found, unsure, tuple(other.found for other in others), manifest)
+
+
+def _dataset(settings: Mapping[str, Any], root: Path) -> DatasetConfig:
+    try:
+        found: DatasetConfig = TypeAdapter(AnyDataset).validate_python(
+            dict(settings), context={"data_root": str(root.absolute())}
+        )
+    except ValidationError as error:
+        raise AssertionError(f"a reader proposes what it does not take: {error}") from error
+    return found
+
+
+def _with_a_test_split(proposal: Proposal) -> tuple[dict[str, Any], dict[str, str]]:
+    settings, unsure = dict(proposal.dataset), dict(proposal.unsure)
+    splits = settings.get("splits", {})
+    if TEST in splits or settings.get("split_column"):
+        return settings, unsure
+    if VALIDATION in splits:
+        settings["splits"] = {TEST if split == VALIDATION else split: source for split, source in splits.items()}
+        unsure["splits"] = "there is no test split: the validation images are tested on"
+    else:
+        settings["split"] = {"test": TEST_SHARE}
+        unsure["split"] = "no test split was found; groups_by: what must stay on one side (a column, or a pattern)"
+    return settings, unsure
+
+
+def _about_images(manifest: Manifest, root: Path, unsure: dict[str, str]) -> dict[str, Any]:
+    """Skip images that are not there, unless that is all of them."""
+    missing = missing_images(manifest, image_stamps(manifest.uris))
+    if len(missing) == len(manifest):
+        guess = where_it_may_be(missing[0].uri, str(root))
+        raise DatasetError(f"none of the {len(missing)} images is there, the first of them {missing[0].uri}; {guess}")
+    if not missing:
+        return {}
+    unsure["on_bad_image"] = f"{len(missing)} of {len(manifest)} images are not there, such as {missing[0].uri}"
+    return {"on_bad_image": "skip"}
+
+
+def _groups(manifest: Manifest) -> dict[str, int]:
+    """The published thresholds where they tell classes apart, otherwise those that make three groups alike in size."""
+    counts = sorted(class_counts(manifest).tolist())
+    usual = Groups()
+    sizes = [sum(c < usual.tail for c in counts), sum(c >= usual.head for c in counts)]
+    if all(sizes) and sum(sizes) < len(counts):
+        return {"head": usual.head, "tail": usual.tail}
+    tail, head = counts[len(counts) // 3], counts[-max(1, len(counts) // 3)]
+    return {"head": max(head, 1), "tail": max(min(tail, head), 1)}
