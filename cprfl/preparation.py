@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cprfl.data.checks import missing_images, same_content, where_it_may_be
+from cprfl.data.checks import missing_images, same_bytes, where_it_may_be
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.feature_store.filling import StoreKey
 from cprfl.data.files import fingerprint, write_aside, write_json
@@ -252,7 +252,12 @@ def _check_files(manifest: Manifest, stamps: Sequence[tuple[int, ...]], experime
         raise DatasetError(f"none of the {len(missing)} images is there, the first of them {missing[0].uri}; {guess}")
     if missing and experiment.dataset.on_bad_image == "error":
         raise report_bad_images(missing, len(manifest), report)
-    alike = same_content(manifest, stamps)
+    alike = [
+        (rows[0], row)
+        for rows in same_bytes(manifest, stamps, across_splits=True)
+        for row in rows[1:]
+        if manifest.splits[row] != manifest.splits[rows[0]]
+    ]
     table = experiment.folder / SAME_CONTENT
     table.unlink(missing_ok=True)
     if alike:

@@ -17,8 +17,8 @@ _OF_LABELS = {
 }  # fmt: skip
 
 
-def read_data(experiment: Experiment) -> Manifest:
-    """What the data set says; the reader's notes go to stderr.
+def read_data(experiment: Experiment, *, say: bool = True) -> Manifest:
+    """What the data set says; the reader's notes go to stderr, unless nothing is to be said.
 
     Where ``dataset.split`` deals images out, each stays where an earlier reading put it: the splits are kept beside
     the features, for all experiments on the same files. Without that record, images that are listed behind the others
@@ -37,7 +37,7 @@ def read_data(experiment: Experiment) -> Manifest:
         dealt = dict(zip(manifest.image_ids, manifest.splits, strict=True))
         if earlier | dealt != earlier:
             write_json(record, earlier | dealt)
-    for note in manifest.notes:
+    for note in manifest.notes if say else ():
         print(f"note: {note}", file=sys.stderr)
     return manifest
 

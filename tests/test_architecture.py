@@ -21,6 +21,7 @@ FLOORS = [
     {"pipelines.cluster"},
     {"pipelines.tracking"},
     {"pipelines.request", "pipelines.background"},
+    {"cprfl.report"},
     {"cprfl.inference"},
     {"cprfl.recipe"},
     {"cprfl.out_of_fold"},
@@ -42,6 +43,9 @@ KNOWN_BY = {
     "ray": ["pipelines.cluster", "pipelines.sweeps.search", "pipelines.sweeps.trials", "pipelines.sweeps.tuner"],
     "dagster": ["pipelines.retraining.assets", "pipelines.retraining.server"],
     "typer": ["pipelines.cli"],
+    "altair": ["cprfl.report"],
+    "jinja2": ["cprfl.report"],
+    "vl_convert": ["cprfl.report"],
     "pandas": ["pipelines.tracking", "pipelines.stages.predict", "cprfl.inference.pyfunc"],
 }
 FILES = {

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cprfl.data.checks import missing_images, same_content, where_it_may_be
+from cprfl.data.checks import missing_images, same_bytes, where_it_may_be
 from cprfl.data.images import image_stamps
 from cprfl.data.manifest import Manifest
 from cprfl.data.readers.annotations import Annotations, Row, split_name
@@ -266,7 +266,8 @@ def test_what_is_missing_and_what_is_twice_is_found_without_decoding(tmp_path: P
     manifest = Manifest(("dog",), tuple(names), uris, tuple(name.split("/")[0] for name in names), ((0,),) * 6)
     stamps = image_stamps(manifest.uris)
     assert [bad.image_id for bad in missing_images(manifest, stamps)] == ["test/gone.jpg"]
-    assert same_content(manifest, stamps) == [(1, 4)]
+    assert same_bytes(manifest, stamps) == [[0, 2], [1, 4]]
+    assert same_bytes(manifest, stamps, across_splits=True) == [[1, 4]]
 
 
 def test_a_guess_at_where_the_images_are(tmp_path: Path) -> None:

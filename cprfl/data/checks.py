@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -49,45 +49,40 @@ def where_it_may_be(uri: str, root: str) -> str:
     return f"the folder {path.parent} has {', '.join(inside) or 'no file'}; check how the annotations write the paths"
 
 
-def same_content(manifest: Manifest, stamps: Sequence[tuple[int, ...]]) -> list[tuple[int, int]]:
-    """Pairs of images in two splits whose local files have the same bytes: what is tested on was trained on.
+def same_bytes(
+    manifest: Manifest, stamps: Sequence[tuple[int, ...]], *, across_splits: bool = False
+) -> list[list[int]]:
+    """Groups of images whose local files have the same bytes.
 
     Only files of one size are opened, and read whole only where their ends agree too.
 
     Args:
         manifest: the images.
         stamps: size and time of each one's file.
+        across_splits: only groups with images of several splits: what is tested on was trained on.
 
     Returns:
-        Rows of the manifest, the first of each content in the order of the splits, and one in another split.
+        Rows of the manifest, ascending in each group.
     """
-    sizes: dict[object, list[int]] = {}
+    sizes: dict[int, list[int]] = {}
     for row, (uri, stamp) in enumerate(zip(manifest.uris, stamps, strict=True)):
         if len(stamp) == 2 and stamp != MISSING and not is_remote(uri):
             sizes.setdefault(stamp[0], []).append(row)
-    ends = _told_apart(manifest, sizes.values(), lambda path: _digest(path, _TAIL))
-    return [
-        (rows[0], row)
-        for rows in _told_apart(manifest, ends, _digest)
-        for row in rows[1:]
-        if manifest.splits[row] != manifest.splits[rows[0]]
-    ]
+
+    def told_apart(candidates: Iterable[Sequence[int]], tail: int | None) -> Iterator[list[int]]:
+        for rows in candidates:
+            found: dict[str, list[int]] = {}
+            for row in rows:
+                found.setdefault(_digest(local_path(manifest.uris[row]), tail), []).append(row)
+            yield from filter(worth_it, found.values())
+
+    def worth_it(rows: Sequence[int]) -> bool:
+        return len({manifest.splits[row] for row in rows} if across_splits else rows) > 1
+
+    return list(told_apart(told_apart(filter(worth_it, sizes.values()), _TAIL), None))
 
 
-def _told_apart(manifest: Manifest, candidates: Iterable[Sequence[int]], key: Callable[[Path], str]) -> list[list[int]]:
-    """Groups of rows with one key, of several splits, from groups that may be."""
-    result: list[list[int]] = []
-    for rows in candidates:
-        if len({manifest.splits[row] for row in rows}) < 2:
-            continue
-        alike: dict[str, list[int]] = {}
-        for row in rows:
-            alike.setdefault(key(local_path(manifest.uris[row])), []).append(row)
-        result += alike.values()
-    return result
-
-
-def _digest(path: Path, tail: int | None = None) -> str:
+def _digest(path: Path, tail: int | None) -> str:
     with path.open("rb") as file:
         if tail is not None:
             file.seek(max(0, path.stat().st_size - tail))

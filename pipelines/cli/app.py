@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli import cluster, features, few_shot, init
+from pipelines.cli import cluster, data, features, few_shot, init
 from pipelines.cli.options import ConfigArgument, SetOption
+from pipelines.cli.results import print_results
 
 if TYPE_CHECKING:
-    from cprfl.evaluation import Evaluation
     from cprfl.experiment import Experiment
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.add_typer(cluster.app, name="jobs")
 
 
 app.command()(init.init)
+app.command()(data.data)
 
 
 @app.command()
@@ -37,7 +38,7 @@ def run(config: ConfigArgument, overrides: SetOption = None) -> None:
     experiment = _load(config, overrides)
     from pipelines.stages.run import run as stage
 
-    _print_results(experiment, stage(experiment))
+    print_results(experiment, stage(experiment))
 
 
 @app.command()
@@ -71,7 +72,7 @@ def evaluate(config: ConfigArgument, overrides: SetOption = None) -> None:
     experiment = _load(config, overrides)
     from pipelines.stages.run import evaluate_stage
 
-    _print_results(experiment, {experiment.name: evaluate_stage(experiment)})
+    print_results(experiment, {experiment.name: evaluate_stage(experiment)})
 
 
 @app.command()
@@ -125,7 +126,7 @@ def tune(
     for path, value in result.settings.items():
         print(f"{path}={value}")
     print(f"{searched.metric} {result.value:.2f} on held-out training images")
-    _print_results(experiment, {experiment.name: result.evaluation})
+    print_results(experiment, {experiment.name: result.evaluation})
 
 
 @app.command()
@@ -229,38 +230,6 @@ def _load(config: Path, overrides: list[str] | None) -> Experiment:
     from cprfl.experiment import load
 
     return load(config, overrides or [])
-
-
-def _print_results(experiment: Experiment, results: dict[str, Evaluation]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    protocol = "test mAP, %" if experiment.protocol == "honest" else "test mAP, %, epoch chosen on the test images"
-    table = Table(title=f"{experiment.name} ({protocol})")
-    table.add_column("experiment", no_wrap=True)
-    columns = {
-        "total": "mAP",
-        "head": "mAP_head",
-        "medium": "mAP_medium",
-        "tail": "mAP_tail",
-        "OF1": "OF1",
-        "CF1": "CF1",
-    }
-    for heading in columns:
-        table.add_column(heading, justify="right")
-    for name, evaluation in reversed(results.items()):
-        values = [evaluation.metrics.get(metric) for metric in columns.values()]
-        table.add_row(name, *("-" if value is None else f"{value:.1f}" for value in values))
-    Console().print(table)
-    for name, evaluation in results.items():
-        absent = evaluation.classes_without_positives
-        if absent:
-            print(f"{name}: no test image shows {', '.join(absent)}; left out of the means")
-    print(f"outputs in {experiment.folder}")
-    where = (
-        "" if Path(experiment.output_dir) == Path("outputs").absolute() else f" --output-dir {experiment.output_dir}"
-    )
-    print(f"MLflow's UI: cprfl ui{where}, then http://127.0.0.1:5000")
 
 
 def _terminate(*_: object) -> None:

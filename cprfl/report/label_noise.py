@@ -1,0 +1,164 @@
+"""Labels that look like mistakes, by what a plain classifier thinks of images that it has not seen.
+
+Shapes: N training images, F features, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import expit, log_expit
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from cprfl.data.feature_store import FeatureStore
+from cprfl.data.manifest import TRAIN, Manifest
+from cprfl.models.logistic_regression import solve
+from cprfl.models.pooled import fold_of_each, pooled
+from cprfl.progress import progress
+
+FOLDS = 5  # as many images must show a class, and not show it, for anything to be said of it
+_COMPONENTS = 256  # of the features; what is left out is noise to a classifier of so few positives
+_STRENGTH = 0.02  # scikit-learn's C
+_ENOUGH = 3000  # images that show a class, and as many that do not, to fit it to
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A label of a training image that may be wrong.
+
+    Attributes:
+        image_id: of the image.
+        uri: of the image.
+        class_name: the class in question.
+        labelled: whether the label says that the image shows it.
+        probability: that it does, by the classifier.
+        usual: the mean of that over the images that are labelled with the class.
+        margin: how sure the disagreement is, see `confident_disagreement`.
+    """
+
+    image_id: str
+    uri: str
+    class_name: str
+    labelled: bool
+    probability: float
+    usual: float
+    margin: float
+
+
+def suspects(manifest: Manifest, store: FeatureStore, count: int) -> tuple[Suspect, ...]:
+    """The least credible labels of the training images: half of them given and half missing, if there are so many.
+
+    Args:
+        manifest: the images.
+        store: features of its training images; those without any are passed over.
+        count: how many to name.
+    """
+    training = manifest.split(TRAIN)
+    bad = {image.image_id for image in store.bad_images}
+    training = training.select([row for row, image_id in enumerate(training.image_ids) if image_id not in bad])
+    targets_NC = training.targets()
+    logits_NC = out_of_fold_logits(pooled_features(store, training), targets_NC)
+    margin_NC = confident_disagreement(logits_NC, targets_NC)
+    given = _largest(np.where(targets_NC == 1, margin_NC, -np.inf), count)
+    missing = _largest(np.where(targets_NC == 0, margin_NC, -np.inf), count)
+    num_given = max(min(len(given), count - count // 2), count - len(missing))
+    with_it_C, _ = _mean_probabilities(logits_NC, targets_NC)
+    chosen = sorted([*given[:num_given], *missing[: count - num_given]], key=lambda at: -margin_NC[at])
+    return tuple(
+        Suspect(
+            training.image_ids[row],
+            training.uris[row],
+            training.class_names[label],
+            labelled=bool(targets_NC[row, label]),
+            probability=float(expit(logits_NC[row, label])),
+            usual=float(with_it_C[label]),
+            margin=float(margin_NC[row, label]),
+        )
+        for row, label in chosen
+    )
+
+
+def pooled_features(store: FeatureStore, images: Manifest) -> np.ndarray:
+    """Mean and maximum over the cells of each image, standardised and reduced to their principal components [N, F]."""
+    row_of = {image_id: row for row, image_id in enumerate(images.image_ids)}
+    result_NF = np.empty((len(images), 2 * store.grid_shape[1]), dtype=np.float32)
+    batches = store.subset(images.image_ids).iter_batches(_BATCH, views="plain")
+    for batch in progress(batches, len(images), "reading features", size=lambda batch: len(batch.image_ids)):
+        result_NF[[row_of[image_id] for image_id in batch.image_ids]] = pooled(batch.grid_BVD.float()).numpy()
+    scaled_NF = StandardScaler(copy=False).fit_transform(result_NF)
+    return np.asarray(
+        PCA(min(_COMPONENTS, *scaled_NF.shape), random_state=0).fit_transform(scaled_NF), dtype=np.float64
+    )
+
+
+def out_of_fold_logits(features_NF: np.ndarray, targets_NC: np.ndarray) -> np.ndarray:
+    """Logits [N, C] of logistic regressions, each image's by those that were fitted without its fold.
+
+    NaN for a class that fewer than `FOLDS` images show, or do not show. Images of which nobody knows whether they show
+    a class are not fitted to.
+    """
+    fold_N = fold_of_each(targets_NC, FOLDS)
+    logits_NC = np.full(targets_NC.shape, np.nan)
+    enough = np.flatnonzero(np.minimum((targets_NC == 1).sum(axis=0), (targets_NC == 0).sum(axis=0)) >= FOLDS)
+    for label in progress(enough.tolist(), len(enough), "looking for label noise, by class"):
+        for fold in range(FOLDS):
+            held_out_N = fold_N == fold
+            weight_F, bias = _fitted(features_NF[~held_out_N], targets_NC[~held_out_N, label])
+            logits_NC[held_out_N, label] = features_NF[held_out_N] @ weight_F + bias
+    return logits_NC
+
+
+def _fitted(features_NF: np.ndarray, targets_N: np.ndarray) -> tuple[np.ndarray, float]:
+    """Weights [F] and bias of one class's logistic regression.
+
+    Where more images than are needed show the class, or do not show it, it is fitted to some of them, and the bias
+    corrected for their share.
+    """
+    rows, correction = [], 0.0
+    for value, sign in ((1, 1), (0, -1)):
+        there = np.flatnonzero(targets_N == value)
+        rows.append(np.random.default_rng(0).permutation(there)[:_ENOUGH])
+        correction += sign * float(np.log(max(1.0, len(there) / _ENOUGH)))
+    chosen = np.sort(np.concatenate(rows))
+    weight_1F, bias_1 = solve(features_NF[chosen], targets_N[chosen, None], _STRENGTH)
+    return weight_1F[0], float(bias_1[0]) + correction
+
+
+def confident_disagreement(logits_NC: np.ndarray, targets_NC: np.ndarray) -> np.ndarray:
+    """How much less credible a label is than those of its kind, [N, C]; -inf where the classifier does not disagree.
+
+    A label's credibility is the probability that the classifier gives to what it says: p where the image is labelled
+    with the class, 1 - p where it is not. Its margin is
+
+        log(mean credibility of the labels of this class that say the same) - log(its credibility),
+
+    so that a rare class, all of whose images get low probabilities, is measured by its own. The classifier disagrees
+    where p is nearer to its mean over the images that are labelled the other way, a threshold of each class's own as in
+    confident learning (Northcutt et al., JAIR 70, 2021).
+    """
+    log_p_NC, log_q_NC = log_expit(logits_NC), log_expit(-logits_NC)
+    with_it_C, without_C = _mean_probabilities(logits_NC, targets_NC)
+    middle_C = (with_it_C + without_C) / 2
+    given_NC = (targets_NC == 1) & (np.exp(log_p_NC) < middle_C)
+    missing_NC = (targets_NC == 0) & (np.exp(log_p_NC) > middle_C)
+    margin_NC = np.where(given_NC, np.log(with_it_C) - log_p_NC, np.log1p(-without_C) - log_q_NC)
+    return np.where(given_NC | missing_NC, margin_NC, -np.inf)
+
+
+def _mean_probabilities(logits_NC: np.ndarray, targets_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean probability [C] of each class over the images with the label, and over those without."""
+    p_NC = expit(logits_NC)
+    shown_NC, hidden_NC = targets_NC == 1, targets_NC == 0
+    with_it_C = (p_NC * shown_NC).sum(axis=0) / np.maximum(shown_NC.sum(axis=0), 1)
+    return with_it_C, (p_NC * hidden_NC).sum(axis=0) / np.maximum(hidden_NC.sum(axis=0), 1)
+
+
+def _largest(margin_NC: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """Row and class of the largest finite values, the largest first."""
+    order = np.argsort(-margin_NC, axis=None, kind="stable")[:count]
+    rows, labels = np.unravel_index(order, margin_NC.shape)
+    places = zip(rows.tolist(), labels.tolist(), strict=True)
+    return [place for place in places if np.isfinite(margin_NC[place])]

@@ -1,0 +1,99 @@
+"""A page that is one file: opened from a disk, it asks for nothing else.
+
+Its own Content-Security-Policy says so to the browser: no address is loaded, and no script runs but those written
+here, whatever stands in the names of classes and files.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from cprfl.data.files import write_aside
+from cprfl.data.images import Reading, open_image
+from cprfl.errors import UnreadableImageError
+from cprfl.report.words import counted, percent
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_PIXELS = 128  # of a thumbnail's longer side
+_QUALITY = 75
+
+
+def write(path: Path, template: str, charts: Mapping[str, dict[str, Any]], **values: object) -> None:
+    """Write a page from one of the templates.
+
+    Args:
+        path: of the page.
+        template: its file, which extends ``page.html.j2``.
+        charts: Vega-Lite specifications by the names that the template gives to ``chart``.
+        values: what the template says.
+    """
+    # One script: the plots' library, and the lines that draw with it.
+    scripts = [vl_convert.javascript_bundle((_TEMPLATES / "charts.js").read_text())] if charts else []
+    text = _environment().get_template(template).render(
+        charts=charts,
+        scripts=[Markup(script) for script in scripts],  # ours, and none ends its element early
+        policy=_policy(scripts),
+        style=Markup((_TEMPLATES / "page.css").read_text()),
+        **values,
+    )  # fmt: skip
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("cprfl.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"counted": counted, "percent": percent}
+    return environment
+
+
+def _policy(scripts: list[str]) -> str:
+    """What the page may do: show what is in it, and run these scripts."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+
+
+class Thumbnails:
+    """Small copies of images, as addresses that hold the picture itself; at most so many.
+
+    Args:
+        limit: a page with more of them would be slow to open.
+        reading: how image files are read.
+    """
+
+    def __init__(self, limit: int, reading: Reading) -> None:
+        self._limit, self._reading = limit, reading
+        self._made: dict[str, str | None] = {}
+
+    def __call__(self, uri: str) -> str | None:
+        """The picture's address; none where the image does not decode, or there are enough of them."""
+        if uri not in self._made and len(self._made) < self._limit:
+            self._made[uri] = _thumbnail(uri, self._reading)
+        return self._made.get(uri)
+
+
+def _thumbnail(uri: str, reading: Reading) -> str | None:
+    try:
+        image = open_image(uri, reading)
+    except UnreadableImageError:
+        return None
+    image.thumbnail((_PIXELS, _PIXELS), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

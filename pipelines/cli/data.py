@@ -1,0 +1,41 @@
+"""`cprfl data`: the data set as a person wants to see it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.cli.options import ConfigArgument, SetOption
+
+
+def data(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with plots and pictures too.")
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Open every image: finds bad ones and near duplicates.")
+    ] = True,
+) -> None:
+    """Show counts, the long tail, duplicates, leaks, bad images and labels that look wrong, before any encoding."""
+    from cprfl.experiment import load
+
+    experiment = load(config, overrides or [])
+    from pipelines.stages.data import data as stage
+
+    report = stage(experiment, open_images=images)
+    from rich.console import Console
+
+    from cprfl.report.text import in_words
+
+    console = Console(soft_wrap=True, highlight=False)
+    for line in in_words(report):
+        console.print(line)
+    if html is not None:
+        from cprfl.report.data_set_page import write_page
+
+        write_page(report, html, experiment.encoder.reading)
+        console.print(f"\npage  {html}", markup=False)

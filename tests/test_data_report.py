@@ -1,0 +1,475 @@
+"""`cprfl data`: what it finds in a data set is there, and its text and page can be read by anybody."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from rich.cells import cell_len
+from typer.testing import CliRunner
+
+from cprfl.data.checks import same_bytes
+from cprfl.data.feature_store.filling import StoreInProgress, StoreKey
+from cprfl.data.feature_store.shards import Features, write_shard
+from cprfl.data.files import write_json
+from cprfl.data.images import Reading, image_stamps
+from cprfl.data.manifest import Manifest
+from cprfl.experiment import Experiment, load
+from cprfl.preparation import PREPARED
+from cprfl.report import label_noise
+from cprfl.report.alike import alike, near_pairs, perceptual_hashes
+from cprfl.report.data_set import DataReport, ImageFacts, Listed, Sized, data_report
+from cprfl.report.data_set_page import write_page
+from cprfl.report.label_noise import Suspect, confident_disagreement, out_of_fold_logits
+from cprfl.report.labels import label_facts
+from cprfl.report.problems import problems
+from cprfl.report.text import WIDTH, in_words
+from pipelines.cli.data import data
+
+CLASSES = ("cat", "dog", "fish", "snail", "newt")
+EVIL = "</script><script>alert('x')</script><img src=http://evil.example/x>"
+
+
+def photo(number: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
+    """A picture of large soft shapes with some grain, as photographs have."""
+    rng = np.random.default_rng(number)
+    shapes = Image.fromarray(rng.integers(0, 256, size=(6, 8, 3), dtype=np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
+    grain = np.asarray(shapes, dtype=np.int16) + rng.integers(-12, 13, size=(size[1], size[0], 3))
+    return Image.fromarray(np.clip(grain, 0, 255).astype(np.uint8))
+
+
+def manifest_of(folder: Path, rows: Sequence[tuple[str, str, str]], unknown: dict[str, str] | None = None) -> Manifest:
+    """Rows of an image's name, its split, and its labels separated by blanks."""
+    index = {name: label for label, name in enumerate(CLASSES)}
+    ids = tuple(name for name, _, _ in rows)
+    return Manifest(
+        CLASSES,
+        ids,
+        tuple(str(folder / name) for name in ids),
+        tuple(split for _, split, _ in rows),
+        tuple(tuple(sorted(index[label] for label in labels.split())) for _, _, labels in rows),
+        tuple((index[unknown[name]],) if name in unknown else () for name in ids) if unknown else (),
+    )
+
+
+def experiment_at(folder: Path, **more: object) -> Experiment:
+    path = folder / "e.yaml"
+    values = {
+        "name": "animals",
+        "data_root": str(folder),
+        "output_dir": str(folder / "outputs"),
+        "dataset": {"name": "csv", "splits": {"train": "train.csv", "test": "test.csv"}},
+        "encoder": {"name": "torchvision", "model": "squeezenet1_1", "pretrained": "random", "image_size": 64},
+        "text_encoder": {"name": "random", "dim": 16},
+        "model": {"name": "linear_probe"},
+        **more,
+    }
+    path.write_text(yaml.safe_dump(values))
+    return load(path)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """Twelve good photographs, and one of everything that can be wrong with others."""
+    folder = tmp_path_factory.mktemp("animals")
+    rows = [
+        (f"{number:02d}.png", "train" if number < 8 else "test", ["cat", "dog"][number % 2]) for number in range(12)
+    ]
+    for name, _, _ in rows:
+        photo(int(name[:2])).save(folder / name)
+
+    def add(name: str, split: str, labels: str, image: Image.Image | None = None) -> None:
+        rows.append((name, split, labels))
+        if image is not None:
+            image.save(folder / name)
+
+    shutil.copy(folder / "00.png", folder / "leak.png")
+    add("leak.png", "test", "cat")
+    add("scaled.jpg", "test", "dog", photo(1).resize((80, 60)))
+    add("again.jpg", "train", "cat", photo(2))
+    shutil.copy(folder / "03.png", folder / "other.png")
+    add("other.png", "train", "dog fish")
+    (folder / "cut.png").write_bytes((folder / "04.png").read_bytes()[:2000])
+    add("cut.png", "train", "cat")
+    add("lost.png", "train", "cat")
+    add("dark.png", "train", "cat", Image.new("RGB", (100, 80), (9, 9, 9)))
+    add("grey.png", "train", "dog", Image.new("RGB", (100, 80), (120, 120, 120)))
+    add("long.png", "train", "cat", photo(50, (400, 40)))
+    add("tiny.png", "train", "", photo(51, (20, 24)))
+    add("large.png", "test", "snail", photo(52, (640, 480)))
+    return folder, manifest_of(folder, rows)
+
+
+@pytest.fixture(scope="module")
+def report(planted: tuple[Path, Manifest]) -> DataReport:
+    folder, manifest = planted
+    return data_report(experiment_at(folder), replace(manifest, notes=("3 labels were read twice",)))
+
+
+def ids(groups: Sequence[object]) -> list[list[str]]:
+    return [[image.image_id for image in group.images] for group in groups]  # type: ignore[attr-defined]
+
+
+def test_what_is_planted_is_found(report: DataReport) -> None:
+    assert ids(report.leaks) == [["00.png", "leak.png"], ["01.png", "scaled.jpg"]]
+    assert [copies.same_bytes for copies in report.leaks] == [True, False]
+    assert ids(report.repetitions) == [["02.png", "again.jpg"]]
+    assert ids(report.contradictions) == [["03.png", "other.png"]]
+    assert report.contradictions[0].contradictory == ("fish",)
+    assert [image.image_id for image in report.missing] == ["lost.png"]
+    assert report.images is not None
+    assert [image.image_id for image in report.images.bad] == ["cut.png"]
+    assert [image.image_id for image in report.images.one_colour] == ["dark.png", "grey.png"]  # which are no copies
+    assert [found.image.image_id for found in report.images.elongated] == ["long.png"]
+    assert [found.image.image_id for found in report.images.tiny] == ["tiny.png"]
+    assert report.images.largest == Sized(
+        Listed("large.png", report.images.largest.image.uri, "test", ("snail",)), 640, 480
+    )  # type: ignore[union-attr]
+    assert report.suspects is None
+    assert "cprfl preprocess" in str(report.no_suspects)
+
+
+def test_the_worst_comes_first_and_each_problem_has_its_mend(report: DataReport) -> None:
+    found = problems(report)
+    assert [problem.code for problem in found] == [
+        "leaks", "contradictions", "missing", "bad", "repetitions", "unseen", "untested", "one-colour", "unlabelled",
+        "tiny", "elongated",
+    ]  # fmt: skip
+    assert all(problem.mend and problem.example for problem in found)
+    assert "snail, newt" in next(problem.example for problem in found if problem.code == "unseen")
+    assert {problem.severity for problem in found[:4]} == {"error"}
+    skipping = {problem.code: problem.severity for problem in problems(replace(report, skips_bad=True))}
+    assert skipping["missing"] == skipping["bad"] == "warning"
+
+
+def test_without_opening_images_files_are_compared_all_the_same(planted: tuple[Path, Manifest]) -> None:
+    folder, manifest = planted
+    found = data_report(experiment_at(folder), manifest, open_images=False)
+    assert found.images is None
+    assert ids(found.leaks) == [["00.png", "leak.png"]]
+    assert ids(found.contradictions) == [["03.png", "other.png"]]
+    assert "images were not opened" in "\n".join(map(str, in_words(found)))
+
+
+def test_what_is_unknown_contradicts_nothing(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        photo(0).save(tmp_path / name)
+    rows = [("a.png", "train", "cat"), ("b.png", "train", "cat dog")]
+    open_question = manifest_of(tmp_path, rows, unknown={"a.png": "dog"})
+    assert not data_report(experiment_at(tmp_path), open_question).contradictions
+    third = manifest_of(tmp_path, [*rows, ("c.png", "train", "cat")], unknown={"a.png": "dog"})
+    assert data_report(experiment_at(tmp_path), third).contradictions[0].contradictory == ("dog",)
+
+
+def test_where_no_image_is_there_it_is_said_where_they_are(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    photo(0).save(tmp_path / "images" / "a.png")
+    found = data_report(experiment_at(tmp_path), manifest_of(tmp_path, [("a.png", "train", "cat")]))
+    assert found.elsewhere is not None
+    assert str(tmp_path / "images" / "a.png") in found.elsewhere
+    assert found.images is not None and found.images.smallest is None
+
+
+def test_copies_are_found_however_they_were_saved(tmp_path: Path) -> None:
+    originals = [photo(number, (200, 150)) for number in range(40)]
+    small = [np.asarray(image.resize((16, 16), Image.Resampling.BOX)) for image in originals]
+    for number, image in enumerate(originals):
+        image.resize((90, 60)).save(tmp_path / f"{number}.jpg", quality=50)
+        again = Image.open(tmp_path / f"{number}.jpg").convert("RGB")
+        small.append(np.asarray(again.resize((16, 16), Image.Resampling.BOX)))
+    assert near_pairs(np.stack(small)).tolist() == [[number, number + 40] for number in range(40)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 12))
+def test_no_pair_within_reach_is_missed(seed: int, flips: int) -> None:
+    """Bands of the hashes find just the pairs that comparing all with all finds."""
+    rng = np.random.default_rng(seed)
+    base = rng.integers(0, 256, size=(30, 16, 16, 3), dtype=np.uint8)
+    noise = rng.integers(-flips, flips + 1, size=(90, 16, 16, 3))
+    small = np.clip(base[rng.integers(0, 30, size=90)].astype(np.int16) + noise, 0, 255).astype(np.uint8)
+    hashes = perceptual_hashes(small)
+    near = {
+        (i, j)
+        for i, j in itertools.combinations(range(90), 2)
+        if np.bitwise_count(hashes[i] ^ hashes[j]) <= 7
+        and np.abs(small[i].astype(int) - small[j].astype(int)).mean() <= 10
+    }
+    assert groups(len(small), near) == groups(len(small), {(int(i), int(j)) for i, j in near_pairs(small)})
+
+
+def groups(count: int, pairs: set[tuple[int, int]]) -> list[tuple[int, ...]]:
+    return [found.rows for found in alike(count, [], np.array(sorted(pairs), dtype=np.int64))]
+
+
+def test_a_thousand_copies_are_a_thousand_pairs() -> None:
+    rng = np.random.default_rng(0)
+    one, others = rng.integers(0, 256, size=(2, 3000, 16, 16, 3), dtype=np.uint8)
+    pairs = near_pairs(np.concatenate([np.repeat(one[:1], 3000, axis=0), others]))
+    assert len(pairs) == 2999
+
+
+def test_same_files_are_grouped_within_and_across_splits(tmp_path: Path) -> None:
+    for name, content in {
+        "a": b"x" * 9000,
+        "b": b"x" * 9000,
+        "c": b"y" + b"x" * 8999,
+        "d": b"x" * 9000,
+        "e": b"",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    manifest = manifest_of(tmp_path, [(name, "train" if name < "d" else "test", "") for name in "abcdef"])
+    found = same_bytes(manifest, image_stamps(manifest.uris))
+    assert found == [[0, 1, 3]]
+    assert [(group.rows, group.same_bytes) for group in alike(6, found, np.array([[3, 4]]))] == [((0, 1, 3, 4), False)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_counts_are_those_made_by_hand(seed: int, count: int) -> None:
+    rng = np.random.default_rng(seed)
+    shown = rng.random((count, 4)) < rng.random(4)
+    splits = tuple(rng.choice(["train", "val", "test"], size=count).tolist())
+    names = tuple("abcd")
+    manifest = Manifest(
+        names, tuple(map(str, range(count))), tuple(map(str, range(count))), splits,
+        tuple(tuple(np.flatnonzero(row).tolist()) for row in shown),
+    )  # fmt: skip
+    facts = label_facts(manifest)
+    training = shown[np.array(splits) == "train"]
+    for found in facts.classes:
+        column = names.index(found.name)
+        for split in ("train", "val", "test"):
+            assert found.images[split] == shown[np.array(splits) == split, column].sum()
+        assert found.alone == (training[:, column] & (training.sum(axis=1) == 1)).sum()
+    for split, counts in facts.labels_per_image.items():
+        lengths = shown[np.array(splits) == split].sum(axis=1)
+        assert list(counts) == [(lengths == number).sum() for number in range(len(counts))]
+        assert len(facts.without_label[split]) == (lengths == 0).sum()
+    order = [names.index(found.name) for found in facts.classes]
+    together = training[:, order].T.astype(float) @ training[:, order]
+    assert np.allclose(facts.shares_CC, together / np.maximum(training[:, order].sum(axis=0), 1)[:, None])
+    for pair in facts.together:
+        first, second = (training[:, names.index(name)] for name in (pair.first, pair.second))
+        assert pair.images == (first & second).sum() >= 3
+        assert pair.share == pytest.approx((first & second).sum() / first.sum())
+        assert pair.lift == pytest.approx((first & second).mean() / (first.mean() * second.mean())) and pair.lift > 1
+    assert {pair.first for pair in facts.never_alone} == {
+        found.name for found in facts.classes if found.images["train"] >= 3 and not found.alone
+    }
+
+
+def made_features(seed: int, num_images: int = 300) -> tuple[np.ndarray, np.ndarray]:
+    """Features [n, 24] in which each of six classes has a direction of its own, and multi-hot targets."""
+    rng = np.random.default_rng(seed)
+    targets = (rng.random((num_images, 6)) < np.array([0.5, 0.3, 0.2, 0.1, 0.06, 0.04])).astype(np.float32)
+    return targets @ rng.normal(size=(6, 24)) * 2 + rng.normal(size=(num_images, 24)), targets
+
+
+def flip(targets: np.ndarray, seed: int, count: int) -> tuple[np.ndarray, set[tuple[int, int]]]:
+    """Targets with so many labels taken away and as many added, and where."""
+    rng, flipped = np.random.default_rng(seed), targets.copy()
+    given, absent = (np.argwhere(targets == value) for value in (1, 0))
+    places = np.concatenate(
+        [given[rng.choice(len(given), count, False)], absent[rng.choice(len(absent), count, False)]]
+    )
+    flipped[tuple(places.T)] = 1 - flipped[tuple(places.T)]
+    return flipped, {(int(row), int(label)) for row, label in places}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_flipped_labels_are_the_first_suspects(seed: int) -> None:
+    features, targets = made_features(seed)
+    flipped, places = flip(targets, seed, 10)
+    margin = confident_disagreement(out_of_fold_logits(features, flipped), flipped)
+    order = np.argsort(-margin, axis=None)[:20]
+    first = {(int(row), int(label)) for row, label in zip(*np.unravel_index(order, margin.shape), strict=True)}
+    assert len(first & places) >= 14
+
+
+def test_of_many_images_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, targets = made_features(0, 2000)
+    flipped, places = flip(targets, 0, 10)
+    every = out_of_fold_logits(features, flipped)
+    monkeypatch.setattr(label_noise, "_ENOUGH", 200)
+    some = out_of_fold_logits(features, flipped)
+    assert np.abs(every.mean(axis=0) - some.mean(axis=0)).max() < 0.5  # negatives that were left out are made up for
+    order = np.argsort(-confident_disagreement(some, flipped), axis=None)[:20]
+    assert sum((int(at) // 6, int(at) % 6) in places for at in order) >= 14
+
+
+def test_nothing_is_said_of_what_is_unknown_or_hardly_seen() -> None:
+    features, targets = made_features(0)
+    unknown = np.random.default_rng(1).random(targets.shape) < 0.2
+    targets[unknown] = np.nan
+    targets[:, 5] = 0
+    targets[:4, 5] = 1
+    logits = out_of_fold_logits(features, targets)
+    margin = confident_disagreement(logits, targets)
+    assert np.isneginf(margin[unknown]).all()
+    assert np.isnan(logits[:, 5]).all() and np.isneginf(margin[:, 5]).all()
+    assert np.isfinite(margin).any()
+
+
+def with_features(folder: Path, manifest: Manifest, features: np.ndarray) -> Experiment:
+    """The experiment, as if it had been preprocessed: each image has one cell of these features."""
+    experiment = experiment_at(folder)
+    listed = tuple(zip(manifest.image_ids, manifest.uris, image_stamps(manifest.uris), strict=True))
+    key = StoreKey(listed, "encoder", 1)
+    target = StoreInProgress(experiment.feature_root, key, {"model": "test"})
+    for number, rows in enumerate(key.shards()):
+        grid = features[list(rows), None].astype("<f2")
+        image_ids = tuple(manifest.image_ids[row] for row in rows)
+        write_shard(target.folder, number, Features(image_ids, np.zeros(len(rows), np.int8), grid, grid[:, 0]), [])
+    write_json(experiment.folder / PREPARED, {"features": target.finish().folder.uri})
+    return experiment
+
+
+def test_features_that_are_there_are_found_and_tell_what_is_mislabelled(tmp_path: Path) -> None:
+    features, targets = made_features(0)
+    flipped, places = flip(targets, 0, 6)
+    for number in range(len(flipped)):
+        (tmp_path / f"{number}.png").write_bytes(b"%d" % number)
+    names = tuple("abcdef")
+    image_ids = tuple(f"{number}.png" for number in range(len(flipped)))
+    uris = tuple(str(tmp_path / image_id) for image_id in image_ids)
+    labels = tuple(tuple(np.flatnonzero(row).tolist()) for row in flipped)
+    manifest = Manifest(names, image_ids, uris, ("train",) * 250 + ("test",) * 50, labels)
+    experiment = with_features(tmp_path, manifest, features)
+    found = data_report(experiment, manifest, open_images=False).suspects
+    assert found is not None and {suspect.labelled for suspect in found} == {True, False}
+    assert [suspect.margin for suspect in found] == sorted((suspect.margin for suspect in found), reverse=True)
+    named = {(image_ids.index(suspect.image_id), names.index(suspect.class_name)) for suspect in found}
+    in_training = {place for place in places if place[0] < 250}
+    assert len(named & in_training) >= 0.8 * len(in_training) and len(named) <= 1.5 * len(in_training)
+    assert all(suspect.probability < suspect.usual for suspect in found if suspect.labelled)
+
+    (tmp_path / "0.png").write_bytes(b"changed")
+    assert "changed since" in str(data_report(experiment, manifest, open_images=False).no_suspects)
+    shutil.rmtree(experiment.feature_root)
+    assert "cprfl preprocess" in str(data_report(experiment, manifest, open_images=False).no_suspects)
+
+
+def test_a_tower_that_moves_has_no_features(planted: tuple[Path, Manifest]) -> None:
+    folder, manifest = planted
+    experiment = experiment_at(
+        folder, train={"backbone": "finetune"}, model={"name": "linear_probe", "standardize": False}
+    )
+    assert "train.backbone: finetune" in str(data_report(experiment, manifest, open_images=False).no_suspects)
+
+
+names = st.text(min_size=1, max_size=60) | st.sampled_from([EVIL, "\x1b[31mred\x1b[0m", "長い" * 30, "a b " * 30])
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(names, min_size=1, max_size=90, unique=True), st.integers(0, 2**32 - 1))
+def test_text_fits_80_columns_whatever_the_names(class_names: list[str], seed: int) -> None:
+    found = hostile_report(class_names, seed)
+    lines = in_words(found)
+    assert all(cell_len(line.plain) <= WIDTH and line.plain.isprintable() for line in lines)
+    assert len(lines) <= 75
+
+
+def hostile_report(class_names: Sequence[str], seed: int) -> DataReport:
+    """A report on random labels of such classes, whose images have such names too."""
+    rng = np.random.default_rng(seed)
+    count, num_classes = 60, len(class_names)
+    labels = tuple(
+        tuple(sorted(rng.choice(num_classes, size=rng.integers(0, min(4, num_classes) + 1), replace=False).tolist()))
+        for _ in range(count)
+    )
+    image_ids = tuple(f"{class_names[number % num_classes]}/{number}.jpg" for number in range(count))
+    uris = tuple(f"/nowhere/{number}.jpg" for number in range(count))
+    manifest = Manifest(tuple(class_names), image_ids, uris, ("train",) * 40 + ("test",) * 20, labels)
+    image = Listed(image_ids[0], uris[0], "train", (class_names[0],))
+    suspects = tuple(Suspect(name, uris[0], class_names[0], True, 0.001, 0.7, 3.0) for name in image_ids[:20])
+    facts = ImageFacts((), Sized(image, 4, 5), Sized(image, 400, 5), (), (Sized(image, 4, 5),), (image,))
+    notes = tuple(f"note of {name}" for name in class_names)
+    return DataReport(
+        "hostile", count, manifest.groups, label_facts(manifest), notes, (), None, False, facts, (), suspects, None
+    )  # fmt: skip
+
+
+def test_the_text_of_eighty_classes_is_a_page_long() -> None:
+    lines = [line.plain for line in in_words(hostile_report([f"class {number}" for number in range(80)], 0))]
+    assert len(lines) <= 60
+    assert any(re.search(r"and \d+ classes between", line) for line in lines)
+    assert sum("█" in line or "▏" in line for line in lines) >= 8
+
+
+class Elements(HTMLParser):
+    """What a page is made of, and what it would load."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.loaded: list[str] = []
+        self.policy = ""
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        found = dict(attrs)
+        if tag == "meta" and found.get("http-equiv") == "Content-Security-Policy":
+            self.policy = str(found["content"])
+        self.loaded += [str(value) for name, value in attrs if name in ("src", "href", "srcset", "action", "data")]
+        assert not [name for name in found if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_the_page_holds_all_it_shows_and_loads_nothing(report: DataReport, tmp_path: Path) -> None:
+    write_page(report, tmp_path / "page.html", Reading())
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = Elements(text)
+    assert all(name in page.words for name in CLASSES)
+    assert all(problem.title in page.words for problem in problems(report))
+    assert "3 labels were read twice" in page.words
+    assert all(address.startswith("data:image/jpeg;base64,") for address in page.loaded)
+    assert page.tags.count("img") == 8  # of two leaks, a contradiction and a repetition
+    assert not re.search(r"@import|url\(", text.partition("</style>")[0])
+    assert page.policy.startswith("default-src 'none'; img-src data:;")
+    assert len(text) < 3_000_000
+
+
+def test_names_are_data_on_the_page(tmp_path: Path) -> None:
+    class_names = [EVIL, *(f"class {number}" for number in range(79))]
+    write_page(hostile_report(class_names, 0), tmp_path / "page.html", Reading())
+    page = Elements((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.tags.count("script") == 5  # four plots, and what draws them
+    assert "img" not in page.tags
+    assert EVIL in page.words
+
+
+def test_the_command_prints_the_report_and_writes_the_page(photos: Path, tmp_path: Path) -> None:
+    experiment_at(tmp_path, data_root=str(photos), dataset={
+        "name": "csv", "splits": {"train": "train.csv", "test": "test.csv"}, "groups": {"head": 10, "tail": 8},
+    })  # fmt: skip
+    app = typer.Typer()
+    app.command()(data)
+    done = CliRunner().invoke(
+        app, [str(tmp_path / "e.yaml"), "--html", str(tmp_path / "page.html"), "--set", "name=own"]
+    )
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("own: 24 images, 3 classes")
+    assert "\x1b" not in done.stdout
+    assert (tmp_path / "page.html").exists()
+    done = CliRunner().invoke(app, [str(tmp_path / "e.yaml"), "--no-images"])
+    assert "images were not opened" in done.stdout
+    assert not (tmp_path / "outputs").exists()  # nothing is encoded, and nothing is written
