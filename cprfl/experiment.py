@@ -16,12 +16,21 @@ from cprfl.data.files import fingerprint
 from cprfl.data.filesystems import absolute
 from cprfl.data.readers.coco import CocoDataset
 from cprfl.data.readers.csv_table import CsvDataset
+from cprfl.data.readers.cvat import CvatDataset
+from cprfl.data.readers.folders import FoldersDataset
+from cprfl.data.readers.labelme import LabelmeDataset
+from cprfl.data.readers.labelstudio import LabelStudioDataset
 from cprfl.data.readers.list_files import ListFilesDataset
+from cprfl.data.readers.openimages import OpenImagesDataset
+from cprfl.data.readers.parquet_table import ParquetDataset
 from cprfl.data.readers.voc import VocDataset
+from cprfl.data.readers.webdataset import WebdatasetDataset
+from cprfl.data.readers.yolo import YoloDataset
 from cprfl.data.synthetic import SyntheticDataset
 from cprfl.encoders.clip import OpenClipEncoder
 from cprfl.encoders.cnn import CnnEncoder
 from cprfl.encoders.text import GloveText, NpzText, OpenClipText, RandomText
+from cprfl.encoders.timm import TimmEncoder
 from cprfl.errors import CheckpointError, ConfigError
 from cprfl.evaluation.comparison import PromotionConfig
 from cprfl.losses import CONFIGS, AnyLoss
@@ -31,9 +40,22 @@ from cprfl.training.checkpoint import CheckpointInfo
 from cprfl.training.config import TrainConfig
 
 AnyDataset = Annotated[
-    CocoDataset | VocDataset | ListFilesDataset | CsvDataset | SyntheticDataset, Field(discriminator="name")
+    CocoDataset
+    | CsvDataset
+    | CvatDataset
+    | FoldersDataset
+    | LabelmeDataset
+    | LabelStudioDataset
+    | ListFilesDataset
+    | OpenImagesDataset
+    | ParquetDataset
+    | SyntheticDataset
+    | VocDataset
+    | WebdatasetDataset
+    | YoloDataset,
+    Field(discriminator="name"),
 ]
-AnyEncoder = Annotated[OpenClipEncoder.Config | CnnEncoder.Config, Field(discriminator="name")]
+AnyEncoder = Annotated[OpenClipEncoder.Config | CnnEncoder.Config | TimmEncoder.Config, Field(discriminator="name")]
 AnyTextEncoder = Annotated[OpenClipText | GloveText | NpzText | RandomText, Field(discriminator="name")]
 
 Changes = Annotated[dict[str, Any], SameAsRoot]

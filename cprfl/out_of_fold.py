@@ -55,7 +55,7 @@ def look_at_folds(
     found = []
     for number, logits_MNC in zip(epochs, logits_TMNC, strict=True):
         weighed = method.weigh_members(logits_MNC, targets_NC)
-        value = weighed.get("folds/mAP", mean_precision(logits_MNC.mean(dim=0).numpy(), targets_NC.numpy() > 0))
+        value = weighed.get("folds/mAP", mean_precision(logits_MNC.mean(dim=0).numpy(), targets_NC.numpy()))
         found.append((value, number, logits_MNC))
     value, number, logits_MNC = max(found, key=lambda item: (item[0], -item[1]))
     chosen = {"folds/mAP": value, "folds/mAP_last_epoch": found[-1][0], "folds/epochs": float(number)}

@@ -116,21 +116,26 @@ def test_a_phrase_of_another_length_than_the_context_is_refused() -> None:
         CAPNET.Config(num_context=3).build(facts(), text_tower())
 
 
-def test_lmpts_embedding_loss_draws_prompts_to_the_captions_of_their_images() -> None:
+@pytest.mark.parametrize("unknown", [False, True])
+def test_lmpts_embedding_loss_draws_prompts_to_the_captions_of_their_images(unknown: bool) -> None:
     torch.manual_seed(0)
     method = LMPT.Config(num_context=4, criterion_share=0.25, margin=0.5).build(facts(), text_tower()).train()
     targets = (drawn(B, C, seed=4) > 0).float()
+    if unknown:
+        targets[:3, 1], targets[2:4, 4], targets[5] = torch.nan, torch.nan, torch.nan
     parts = method.losses(AsymmetricLoss(), targets, drawn(B, V, E), drawn(B, E))
     counts = np.array([40, 3, 9, 20, 1.0])
     weight, margin = counts**-2 / (counts**-2).sum(), 0.5 * counts**-0.25
     prompts = unit(method.prompts.embedded().detach().numpy()[:, 2:])
     total = 0.0
     for row in targets.numpy():
-        names = [name for name, shown in zip(facts().class_names, row, strict=True) if shown]
+        names = [name for name, shown in zip(facts().class_names, row, strict=True) if shown == 1]
         caption = text_tower().embed(text_tower().tokens([f"a photo of a {', '.join(names)}."]))[0, :-2]
         cosine = (unit(caption.numpy())[None] * prompts).sum(axis=2).mean(axis=1)
-        total += (weight * np.maximum(margin - np.where(row > 0, 1, -1) * cosine, 0)).sum()
-    assert parts["class_embedding"].item() == pytest.approx(0.75 * total / B, rel=1e-4)
+        costs = weight * np.maximum(margin - np.where(row > 0, 1, -1) * cosine, 0)
+        total += costs[~np.isnan(row)].sum()
+    images = B - 1 if unknown else B  # of one nothing is known
+    assert parts["class_embedding"].item() == pytest.approx(0.75 * total / images, rel=1e-4)
 
 
 def test_the_discriminant_of_cells_is_one_of_gaussians_with_a_shared_covariance() -> None:

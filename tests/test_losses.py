@@ -22,10 +22,7 @@ from cprfl.losses import (
     LDAMLoss,
     TwoWayLoss,
 )
-
-IMAGES, CLASSES, NUM_IMAGES = 12, 6, 60
-COUNTS = np.array([40, 20, 7, 3, 1, 0])
-COUNTED = np.maximum(COUNTS, 1).astype(float)
+from tests.every_loss import CLASSES, COUNTED, COUNTS, IMAGES, NUM_IMAGES, VARIANTS, built
 
 
 def batch(seed: int = 0, scale: float = 3.0) -> tuple[Tensor, Tensor]:
@@ -140,24 +137,6 @@ def test_balanced_asymmetric_without_balance_is_the_asymmetric_loss() -> None:
     asymmetric = AsymmetricLoss(4.0, 1.0)
     expected = asymmetric.elementwise(logits, targets, 2 * targets)  # equal classes all have the largest weight, 1
     assert torch.allclose(balanced(logits, targets), expected)
-
-
-def built(name: str, **settings: Any) -> nn.Module:
-    return CONFIGS[name](name=name, **settings).build(COUNTS, NUM_IMAGES)
-
-
-# With an exponent below 1 the focal factor has an infinite slope where the probability is 0.
-VARIANTS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name in LOSSES),
-    ("db_star", {"pos_scale": 10.0, "focal": True, "gamma": 0.5}),
-    ("distribution_balanced", {"focal": False}),
-    ("distribution_balanced", {"gamma": 0.5}),
-    ("focal", {"gamma": 0.5}),
-    ("asymmetric", {"gamma_neg": 0.5, "gamma_pos": 0.5, "detach_focal_weight": False}),
-    ("balanced_asymmetric", {"gamma_neg": 0.5, "gamma_pos": 0.5, "clip": 0.0}),
-    ("balanced_asymmetric", {"divide_by_max": True}),
-    ("ldam", {"scale": 30.0}),
-]
 
 
 @pytest.mark.parametrize(("name", "settings"), VARIANTS)

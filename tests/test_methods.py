@@ -1,9 +1,7 @@
-"""What every method answers, and what each one is. A new one adds a line to `METHODS` and is tested like the others."""
+"""What every method answers, and what each one is (`tests.every_method.METHODS`)."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,32 +10,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression as ScikitLogisticRegression
-from torch import Tensor
 
 from cprfl.encoders.base import Encoded
-from cprfl.encoders.clip import create_clip
-from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.errors import ShapeError, WeightsError
 from cprfl.evaluation.metrics import average_precision
 from cprfl.inference.predictor import load_method
 from cprfl.losses import AsymmetricLoss, DistributionBalancedLoss, WeightedFocalLoss
 from cprfl.models import (
-    CAPNET,
-    CPRFL,
-    CSRA,
-    HPDVAL,
-    LMPT,
-    MLGCN,
-    AutoConfig,
     CoOp,
     Ensemble,
-    Facts,
-    GaussianDiscriminant,
-    LabelFree,
     LinearProbe,
     LogisticRegression,
     MethodConfig,
-    Query2Label,
     ZeroShot,
 )
 from cprfl.models.ensemble import fit_weights
@@ -46,74 +30,13 @@ from cprfl.models.pooled import pooled
 from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
 from cprfl.training.config import TrainConfig
 from cprfl.training.objective import Objective
+from tests.every_method import CLASSES, DIM, METHODS, REGRESSION, SMALL, SUMMARY, Images, facts, text_tower
 from tests.helpers import facts_of
-
-SMALL = CPRFL.Config(dim=16, num_heads=2, head_dim=4, mlp_dim=16, dropout=0.0)
-REGRESSION = LogisticRegression.Config(strengths=[0.1], num_folds=2)
-METHODS: dict[str, MethodConfig] = {
-    "cprfl": SMALL,
-    "cprfl, standardized": SMALL.model_copy(update={"standardize": True}),
-    "coop": CoOp.Config(),
-    "coop, a context for each class": CoOp.Config(class_specific=True, logits="clip"),
-    "linear probe": LinearProbe.Config(),
-    "logistic regression": REGRESSION,
-    "zero shot": ZeroShot.Config(),
-    "zero shot by softmax": ZeroShot.Config(scores="softmax"),
-    "ensemble": Ensemble.Config(members=[SMALL, LinearProbe.Config(), REGRESSION], weights="fitted", num_folds=2),
-    "cprfl, of a width that fits": CPRFL.Config(center_text=True),
-    "hp-dval, alignment": HPDVAL.Config(stage="alignment", top_k=2),
-    "hp-dval, prompts": HPDVAL.Config(top_k=2),
-    "hp-dval, as released": HPDVAL.Config(variant="released"),
-    "capnet": CAPNET.Config(hidden=16, top_k=3),
-    "capnet without a graph": CAPNET.Config(graph=False, logits="learned"),
-    "lmpt": LMPT.Config(num_context=4),
-    "ml-gcn": MLGCN.Config(),
-    "query2label": Query2Label.Config(dim=16, num_heads=2, mlp_dim=16, dropout=0.0),
-    "csra": CSRA.Config(),
-    "gaussian discriminant": GaussianDiscriminant.Config(num_folds=2),
-    "label free": LabelFree.Config(cells_per_class=16),
-    "auto": AutoConfig(num_cprfl=2, num_folds=2),
-}  # fmt: skip
-CLASSES, DIM, SUMMARY = 5, 64, 64
-
-
-def facts() -> Facts:
-    found = facts_of(CLASSES, SUMMARY, DIM)
-    counts = torch.tensor([12, 30, 9, 20, 17])
-    together = torch.full((CLASSES, CLASSES), 4).fill_diagonal_(0) + torch.diag(counts)
-    return replace(
-        found, global_dim=SUMMARY, grid_mean_D=torch.arange(DIM) / 80.0, grid_std_D=torch.ones(DIM) * 2,
-        class_counts_C=counts, co_occurrence_CC=together, num_images=60,
-    )  # fmt: skip
-
-
-class Images:
-    """Random features whose labels follow from them."""
-
-    def __init__(self, num_images: int = 60) -> None:
-        generator = torch.Generator().manual_seed(1)
-        self.grid = torch.randn(num_images, 4, DIM, generator=generator).half()
-        self.summary = torch.randn(num_images, SUMMARY, generator=generator).half()
-        self.targets = (self.grid.float().mean(dim=1)[:, :CLASSES] > 0.2).float()
-
-    def __call__(self) -> Iterator[tuple[Encoded, Tensor]]:
-        for rows in torch.arange(len(self.grid)).split(16):
-            yield Encoded(self.grid[rows], self.summary[rows]), self.targets[rows]
-
-    def scores_of(self, method: torch.nn.Module) -> Tensor:
-        with torch.inference_mode():
-            logits: Tensor = method.eval()(self.grid.float(), self.summary.float())
-        return logits
 
 
 @pytest.fixture(params=METHODS)
 def config(request: pytest.FixtureRequest) -> MethodConfig:
     return METHODS[request.param]
-
-
-@functools.cache
-def text_tower() -> TextTower:
-    return TextTower(create_clip("cprfl-embedded", "random", None, Path()), "cprfl-embedded")
 
 
 def fitted(config: MethodConfig, images: Images) -> Objective:

@@ -67,7 +67,7 @@ def draw_support(targets: np.ndarray, shots: int, seed: int, episode: int) -> np
     may be left, which tells nothing apart.
 
     Args:
-        targets: multi-hot [n, c], of the images to draw from; each class has at least ``shots``.
+        targets: multi-hot [n, c] of the images to draw from, NaN where nobody knows; each class has ``shots`` at least.
         shots: K.
         seed: of all episodes.
         episode: its number; the draw follows from seed, K and number.
@@ -108,7 +108,7 @@ def episode_of(manifest: Manifest, shots: int, seed: int, episode: int) -> Manif
     """
     rows = np.flatnonzero(np.array(manifest.splits, dtype=str) == TRAIN)
     targets = manifest.split(TRAIN).targets()
-    for name, count in zip(manifest.class_names, targets.sum(axis=0).astype(int).tolist(), strict=True):
+    for name, count in zip(manifest.class_names, (targets > 0).sum(axis=0).tolist(), strict=True):
         if count < shots:
             raise DatasetError(
                 f"split train: {count} images show {name!r}, and an episode of {shots} shots needs {shots}; "

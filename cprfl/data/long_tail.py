@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import Literal
 
 import numpy as np
@@ -19,7 +20,8 @@ def class_counts(manifest: Manifest) -> np.ndarray:
     """Images per class of the data set's training split, int64 [c]: before any were held out for validation."""
     if manifest.whole_training is not None:
         return np.array(manifest.whole_training.per_class, dtype=np.int64)
-    return np.nansum(manifest.split(TRAIN).targets(), axis=0).astype(np.int64)
+    listed = (labels for split, labels in zip(manifest.splits, manifest.labels, strict=True) if split == TRAIN)
+    return np.bincount(np.fromiter(chain.from_iterable(listed), np.int64), minlength=len(manifest.class_names))
 
 
 def num_training_images(manifest: Manifest) -> int:

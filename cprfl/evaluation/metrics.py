@@ -50,18 +50,18 @@ class Evaluation:
 
 
 def mean_precision(scores: np.ndarray, targets: np.ndarray) -> float:
-    """Mean average precision, percent, over the classes that the images show, of scores and targets [n, c]."""
+    """Mean average precision, percent, over the classes that the images show, as `average_precision` takes them."""
     return float(100 * np.nanmean(average_precision(scores, targets)))
 
 
 def evaluate(
     scores: np.ndarray, targets: np.ndarray, class_names: tuple[str, ...], counts: np.ndarray, thresholds: Groups
 ) -> Evaluation:
-    """All metrics of ``scores`` (logits [n, c]) against multi-hot ``targets`` [n, c].
+    """All metrics of ``scores`` (logits [n, c]) against multi-hot ``targets`` [n, c], of which NaN ones are left out.
 
     Args:
         scores: logits; F1s are taken at sigmoid > 0.5, which is logit > 0, and for the three highest.
-        targets: multi-hot.
+        targets: multi-hot, NaN where nobody knows.
         class_names: of the c columns.
         counts: training images per class, which make the groups.
         thresholds: of head and tail.
@@ -86,9 +86,13 @@ def evaluate(
 
 
 def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Average precision of each class, a fraction, float64 [c]; NaN for a class without positives.
+    """Average precision of each class over the images of which it is known, a fraction, float64 [c].
 
-    It is scikit-learn's (no interpolation; tied scores count as one threshold).
+    It is scikit-learn's (no interpolation; tied scores count as one threshold); NaN for a class without positives.
+
+    Args:
+        scores: of n images, [n, c].
+        targets: multi-hot [n, c], NaN where nobody knows.
 
     Raises:
         ShapeError: where the shapes differ.
@@ -103,7 +107,8 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     present = (targets > 0).any(axis=0)
     precision = np.full(targets.shape[1], np.nan)
     for label in np.flatnonzero(present):
-        precision[label] = average_precision_score(targets[:, label], scores[:, label])
+        known = ~np.isnan(targets[:, label])
+        precision[label] = average_precision_score(targets[known, label], scores[known, label])
     return precision
 
 
@@ -111,9 +116,10 @@ def f1_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Overall and per-class precision, recall and F1 of boolean predictions, percent: OP, OR, OF1, CP, CR, CF1.
 
     Per-class precision and recall are averaged over the classes that have positives, and CF1 is the harmonic mean of
-    the two averages; a class that is never predicted has precision 0.
+    the two averages; a class that is never predicted has precision 0. A prediction where the target is NaN, of which
+    nobody knows, is neither right nor wrong.
     """
-    wanted = targets > 0
+    predicted, wanted = predicted & ~np.isnan(targets), targets > 0
     hits = (predicted & wanted).sum(axis=0).astype(float)
     named, positives = predicted.sum(axis=0), wanted.sum(axis=0)
     present = positives > 0

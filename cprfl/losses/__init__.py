@@ -1,7 +1,10 @@
 """Losses for long-tailed multi-label targets; every one takes (logits, targets), both [..., c].
 
+A target of NaN is one of which nobody knows: its entry is left out, as if it had been deleted, and gets no gradient
+(`numerics.known_entries`). In distributed training each worker takes the mean over its own known entries.
+
 A new loss is a class or a function that makes one, and a line in `LOSSES`. `CorrelationPenalty` is none of them: it
-takes logits alone, and is added to any.
+takes logits alone, of unknown entries too, and is added to any.
 """
 
 from __future__ import annotations

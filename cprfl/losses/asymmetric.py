@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from cprfl.losses.numerics import full_precision, power
+from cprfl.losses.numerics import known_entries, power, reduced
 
 
 class AsymmetricLoss(nn.Module):
@@ -23,8 +23,8 @@ class AsymmetricLoss(nn.Module):
         gamma_pos: focusing of the positives.
         clip: probability below which a negative costs nothing; 0 switches the shift off.
         detach_focal_weight: treat the focal factors as constants in the backward pass, as the published code does.
-        reduction: ``mean`` over all B x c entries (CPRFL) or ``sum`` (the loss's own code). Learning rates of the two
-            do not carry over.
+        reduction: ``mean`` over the known entries (CPRFL) or ``sum`` of them (the loss's own code). Learning rates of
+            the two do not carry over.
     """
 
     def __init__(
@@ -40,10 +40,9 @@ class AsymmetricLoss(nn.Module):
         self.detach_focal_weight, self.reduction = detach_focal_weight, reduction
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; half precision is computed in float32."""
-        logits, targets = full_precision(logits, targets)
-        loss = self.elementwise(logits, targets, targets)
-        return loss.mean() if self.reduction == "mean" else loss.sum()
+        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; see `known_entries`."""
+        logits, targets, unknown = known_entries(logits, targets)
+        return reduced(self.elementwise(logits, targets, targets), unknown, self.reduction)
 
     def elementwise(self, logits: Tensor, targets: Tensor, positive_weight: Tensor) -> Tensor:
         """The loss of each entry, [..., c].

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cprfl.losses.asymmetric import AsymmetricLoss
 from cprfl.losses.counts import positive_counts
-from cprfl.losses.numerics import full_precision
+from cprfl.losses.numerics import known_entries, reduced
 
 
 class BalancedAsymmetricLoss(nn.Module):
@@ -37,7 +37,7 @@ class BalancedAsymmetricLoss(nn.Module):
         divide_by_max: divide the logits by the largest of the batch before the sigmoid, as the released code does. Off,
             because it bounds p by sigmoid(1) = 0.73 and makes an image's loss depend on the batch that it is in.
         detach_focal_weight: treat f as a constant in the backward pass.
-        reduction: ``mean`` or ``none``.
+        reduction: ``mean`` over the known entries, or ``none``: 0 at the unknown ones.
     """
 
     class_weight_C: Tensor
@@ -61,11 +61,11 @@ class BalancedAsymmetricLoss(nn.Module):
         self.register_buffer("class_weight_C", (counts_C.min() / counts_C) ** class_weight_power)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; half precision is computed in float32."""
-        logits, targets = full_precision(logits, targets)
+        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; see `known_entries`."""
+        logits, targets, unknown = known_entries(logits, targets)
         if self.divide_by_max:
-            logits = logits / logits.max().clamp(min=1)
+            logits = logits / logits.max().clamp(min=1)  # unknown ones are 0, below 1
         smoothed = (1 - self.label_smoothing) * targets + self.label_smoothing / targets.shape[-1]
         positive_weight = smoothed * (1 + self.class_weight_C.to(logits.dtype))
         loss = self.asymmetric.elementwise(logits, targets, positive_weight)
-        return loss.mean() if self.reduction == "mean" else loss
+        return reduced(loss, unknown, self.reduction)

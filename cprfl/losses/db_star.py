@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cprfl.losses.counts import positive_counts
 from cprfl.losses.distribution_balanced import log_odds_of_absence, rebalancing_weight
-from cprfl.losses.numerics import focal_factor, full_precision
+from cprfl.losses.numerics import focal_factor, known_entries, reduced
 
 
 class DBStar(nn.Module):
@@ -42,7 +42,7 @@ class DBStar(nn.Module):
             `DistributionBalancedLoss`; on in the released code, not in the paper.
         gamma: exponent of the focal factor.
         balance: its scale.
-        reduction: ``mean`` or ``none``.
+        reduction: ``mean`` over the known entries, or ``none``: 0 at the unknown ones.
     """
 
     counts_C: Tensor
@@ -75,8 +75,8 @@ class DBStar(nn.Module):
         self.register_buffer("shift_C", init_bias * log_odds_of_absence(counts_C, num_images))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; half precision is computed in float32."""
-        logits, targets = full_precision(logits, targets)
+        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; see `known_entries`."""
+        logits, targets, unknown = known_entries(logits, targets)
         shifted_BC = logits - self.shift_C.to(logits.dtype)
         positive_BC = F.softplus(-self.pos_scale_C.to(logits.dtype) * shifted_BC)
         negative_BC = F.softplus(self.neg_scale * shifted_BC)
@@ -85,4 +85,4 @@ class DBStar(nn.Module):
         if self.focal:
             entropy_BC = targets * positive_BC + (1 - targets) * negative_BC
             loss_BC = self.balance * focal_factor(entropy_BC, self.gamma) * loss_BC
-        return loss_BC.mean() if self.reduction == "mean" else loss_BC
+        return reduced(loss_BC, unknown, self.reduction)

@@ -11,7 +11,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from cprfl.losses.counts import positive_counts
-from cprfl.losses.numerics import focal_factor, full_precision
+from cprfl.losses.numerics import focal_factor, known_entries, reduced
 
 
 def log_odds_of_absence(counts_C: Tensor, num_images: int) -> Tensor:
@@ -59,7 +59,7 @@ class DistributionBalancedLoss(nn.Module):
         map_gamma: 0.3 (VOC-LT) or 0.2 (COCO-LT).
         gamma: exponent of the focal factor.
         balance: its scale.
-        reduction: ``mean`` or ``none``.
+        reduction: ``mean`` over the known entries, or ``none``: 0 at the unknown ones.
     """
 
     counts_C: Tensor
@@ -88,8 +88,8 @@ class DistributionBalancedLoss(nn.Module):
         self.register_buffer("bias_C", -init_bias / neg_scale * log_odds_of_absence(counts_C, num_images))
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; half precision is computed in float32."""
-        logits, targets = full_precision(logits, targets)
+        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; see `known_entries`."""
+        logits, targets, unknown = known_entries(logits, targets)
         scale_BC = targets + (1 - targets) * self.neg_scale
         shifted_BC = (logits + self.bias_C.to(logits.dtype)) * scale_BC
         entropy_BC = F.binary_cross_entropy_with_logits(shifted_BC, targets, reduction="none")
@@ -97,4 +97,4 @@ class DistributionBalancedLoss(nn.Module):
         loss_BC = weight_BC / scale_BC * entropy_BC
         if self.focal:
             loss_BC = self.balance * focal_factor(entropy_BC, self.gamma) * loss_BC
-        return loss_BC.mean() if self.reduction == "mean" else loss_BC
+        return reduced(loss_BC, unknown, self.reduction)

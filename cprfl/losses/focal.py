@@ -5,6 +5,7 @@ As implemented beside the Distribution-Balanced loss (Wu et al., ECCV 2020), who
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from cprfl.losses.counts import positive_counts
-from cprfl.losses.numerics import focal_factor, full_precision
+from cprfl.losses.numerics import focal_factor, known_entries, reduced, scale_of_mean
 
 Reduction = Literal["mean", "none"]
 
@@ -28,7 +29,7 @@ class WeightedFocalLoss(nn.Module):
         class_weight_C: weight of each class; none for 1.
         per_image: an image's entries all get the mean weight of the classes it shows (mode ``average_w``); an
             all-negative image gets the mean over all classes.
-        reduction: ``mean`` or ``none``.
+        reduction: ``mean`` over the known entries, or ``none``: 0 at the unknown ones.
     """
 
     class_weight_C: Tensor | None
@@ -46,14 +47,14 @@ class WeightedFocalLoss(nn.Module):
         self.per_image, self.gamma, self.balance, self.reduction = per_image, gamma, balance, reduction
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; half precision is computed in float32."""
-        logits, targets = full_precision(logits, targets)
+        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; see `known_entries`."""
+        logits, targets, unknown = known_entries(logits, targets)
         entropy_BC = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
         loss_BC = self.balance * focal_factor(entropy_BC, self.gamma) * entropy_BC
         if self.class_weight_C is not None:
             weight_C = self.class_weight_C.to(logits.dtype)
             loss_BC = loss_BC * (self._image_weight(targets, weight_C)[..., None] if self.per_image else weight_C)
-        return loss_BC.mean() if self.reduction == "mean" else loss_BC
+        return reduced(loss_BC, unknown, self.reduction)
 
     @staticmethod
     def _image_weight(targets: Tensor, weight_C: Tensor) -> Tensor:
@@ -89,14 +90,32 @@ def reweighted(class_counts: np.ndarray, num_images: int) -> WeightedFocalLoss:
     return WeightedFocalLoss(0.0, 1.0, (num_images / positive_counts(class_counts)).sqrt())
 
 
-def binary_cross_entropy() -> nn.Module:
+class CrossEntropy(nn.Module):
+    """One of torch's means of binary cross-entropy, over the known entries.
+
+    Args:
+        mean: of logits, targets and a ``weight`` of each entry, all [B, c].
+    """
+
+    def __init__(self, mean: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of ``logits`` and multi-hot ``targets``, both [B, c]; see `known_entries`."""
+        logits, targets, unknown = known_entries(logits, targets)
+        known = (~unknown).to(logits.dtype)
+        return self.mean(logits, targets, weight=known) * scale_of_mean(unknown, logits.dtype)
+
+
+def binary_cross_entropy() -> CrossEntropy:
     """Binary cross-entropy."""
-    return nn.BCEWithLogitsLoss()
+    return CrossEntropy(F.binary_cross_entropy_with_logits)
 
 
-def soft_margin() -> nn.Module:
+def soft_margin() -> CrossEntropy:
     """Multi-label soft margin (MLS in the tables): the mean over classes of binary cross-entropy.
 
     With a mean over images it has the value of `binary_cross_entropy`; the papers list the two apart.
     """
-    return nn.MultiLabelSoftMarginLoss()
+    return CrossEntropy(F.multilabel_soft_margin_loss)

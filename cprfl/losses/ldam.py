@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from cprfl.losses.counts import positive_counts
-from cprfl.losses.numerics import full_precision
+from cprfl.losses.numerics import known_entries, scale_of_mean
 
 
 class LDAMLoss(nn.Module):
@@ -28,7 +28,7 @@ class LDAMLoss(nn.Module):
         max_margin: the largest margin, in units of a logit.
         scale: what logits less margins are multiplied by. LDAM's own 30 belongs to logits that are cosines, in [-1, 1];
             the methods here scale theirs themselves.
-        reduction: ``mean`` or ``none``.
+        reduction: ``mean`` over the known entries, or ``none``: 0 at the unknown ones.
     """
 
     margin_C: Tensor
@@ -46,7 +46,9 @@ class LDAMLoss(nn.Module):
         self.register_buffer("margin_C", max_margin * (counts_C.min() / counts_C) ** 0.25)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; half precision is computed in float32."""
-        logits, targets = full_precision(logits, targets)
+        """The loss of ``logits`` and multi-hot ``targets``, both [..., c]; see `known_entries`."""
+        logits, targets, unknown = known_entries(logits, targets)
         shifted_BC = self.scale * (logits - self.margin_C.to(logits.dtype) * targets)
-        return F.binary_cross_entropy_with_logits(shifted_BC, targets, reduction=self.reduction)
+        known = (~unknown).to(logits.dtype)
+        loss = F.binary_cross_entropy_with_logits(shifted_BC, targets, weight=known, reduction=self.reduction)
+        return loss * scale_of_mean(unknown, loss.dtype) if self.reduction == "mean" else loss

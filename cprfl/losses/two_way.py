@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor, nn
 
-from cprfl.losses.numerics import full_precision
+from cprfl.losses.numerics import known_entries
 
 
 class TwoWayLoss(nn.Module):
@@ -22,6 +22,7 @@ class TwoWayLoss(nn.Module):
 
     As in the author's code, the means are over images and classes with a positive in the batch. One that has no
     negative there costs nothing, exactly; in the author's code nearly so. A batch without positives costs nothing.
+    Entries of which nobody knows are on neither side.
 
     Args:
         temperature_pos: T_pos, 4 in the author's code.
@@ -33,19 +34,21 @@ class TwoWayLoss(nn.Module):
         self.temperature_pos, self.temperature_neg = temperature_pos, temperature_neg
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """The loss of ``logits`` and multi-hot ``targets``, both [..., B, c]; half precision is computed in float32."""
-        logits, targets = full_precision(logits, targets)
-        return self._one_way(logits, targets > 0, dim=-1) + self._one_way(logits, targets > 0, dim=-2)
+        """The loss of ``logits`` and multi-hot ``targets``, both [..., B, c]; see `known_entries`."""
+        logits, targets, unknown = known_entries(logits, targets)
+        positive = targets > 0
+        negative = ~(positive | unknown)
+        return self._one_way(logits, positive, negative, dim=-1) + self._one_way(logits, positive, negative, dim=-2)
 
-    def _one_way(self, logits: Tensor, positive: Tensor, dim: int) -> Tensor:
+    def _one_way(self, logits: Tensor, positive: Tensor, negative: Tensor, dim: int) -> Tensor:
         """Mean over the rows along ``dim`` that have a positive."""
         shown = positive.any(dim=dim)
-        compared = shown & ~positive.all(dim=dim)
+        compared = shown & negative.any(dim=dim)
         # A row with nothing to compare takes all its entries on both sides: its value is dropped below, and a sum over
         # nothing would have a gradient of NaN.
         dropped = ~compared.unsqueeze(dim)
         hardest_pos = self._soft_max(-logits, positive | dropped, self.temperature_pos, dim)
-        hardest_neg = self._soft_max(logits, ~positive | dropped, self.temperature_neg, dim)
+        hardest_neg = self._soft_max(logits, negative | dropped, self.temperature_neg, dim)
         costs = torch.where(compared, F.softplus(hardest_neg + hardest_pos), 0.0)
         return costs.sum() / shown.sum().clamp(min=1)
 

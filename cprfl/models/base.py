@@ -34,10 +34,10 @@ from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.errors import ShapeError
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-"""A loss of logits [B, C] and multi-hot targets [B, C]."""
+"""A loss of logits [B, C] and multi-hot targets [B, C], NaN where nobody knows."""
 
 Features = Callable[[], Iterator[tuple[Encoded, Tensor]]]
-"""One pass over cached features and targets [B, C] of images, in the same order each time."""
+"""One pass over cached features and targets [B, C] of images, NaN where nobody knows; in the same order each time."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Facts:
 
     Attributes:
         class_names: of the C classes.
-        class_counts_C: images of the data set's training split that show each class, int64.
-        co_occurrence_CC: images that show both classes, int64; of the split without what is held out of it.
+        class_counts_C: images of the data set's training split known to show each class, int64.
+        co_occurrence_CC: images known to show both classes, int64; of the split without what is held out of it.
         num_images: of the data set's training split.
         text_embeddings_CM: one embedding per class.
         grid_dim: D, channels of a cell.
@@ -92,10 +92,10 @@ class Facts:
         joint_space: bool = False,
     ) -> Facts:
         """The facts of training images, with the mean and deviation of their cells where they are known."""
-        targets_NC = torch.from_numpy(training.targets()).long()
+        shown_NC = torch.from_numpy(training.targets() > 0).long()
         mean_D, std_D = statistics or (torch.zeros(grid_dim), torch.ones(grid_dim))
         return cls(
-            training.class_names, torch.from_numpy(class_counts(training)), targets_NC.T @ targets_NC,
+            training.class_names, torch.from_numpy(class_counts(training)), shown_NC.T @ shown_NC,
             num_training_images(training), text_embeddings_CM, grid_dim, global_dim, mean_D, std_D, joint_space,
         )  # fmt: skip
 

@@ -99,7 +99,7 @@ class Ensemble(Method):
 
     def weigh_members(self, logits_MNC: Tensor, targets_NC: Tensor) -> dict[str, float]:
         """See `Method.weigh_members`: mAP of each member and of the sum on the folds, and each member's share."""
-        logits, targets = logits_MNC.double().numpy(), targets_NC.numpy() > 0
+        logits, targets = logits_MNC.double().numpy(), targets_NC.numpy()
         weights, offset = fit_weights(logits, targets)
         self.weight_M.copy_(torch.from_numpy(weights))
         self.offset.fill_(offset)
@@ -151,6 +151,10 @@ def fit_weights(logits_MNC: np.ndarray, targets_NC: np.ndarray) -> tuple[np.ndar
     Members are brought to one scale and chosen one after the other, with replacement, each time the one that raises
     mean average precision most (ensemble selection, Caruana et al., ICML 2004); the best prefix counts. A logistic
     regression of one variable then makes the sum a logit again, which leaves every ranking as it is.
+
+    Args:
+        logits_MNC: scores of the members.
+        targets_NC: multi-hot, NaN where nobody knows.
     """
     scale_M = np.maximum(logits_MNC.std(axis=(1, 2)), 1e-12)
     scaled_MNC = logits_MNC / scale_M[:, None, None]
@@ -162,6 +166,7 @@ def fit_weights(logits_MNC: np.ndarray, targets_NC: np.ndarray) -> tuple[np.ndar
         if max(found) > best:
             best, best_M = max(found), chosen_M / chosen_M.sum()
     mixed_NC = np.tensordot(best_M, scaled_MNC, 1)
-    platt = ScikitLogisticRegression(C=np.inf).fit(mixed_NC.reshape(-1, 1), targets_NC.reshape(-1))
+    known_NC = ~np.isnan(targets_NC)
+    platt = ScikitLogisticRegression(C=np.inf).fit(mixed_NC[known_NC][:, None], targets_NC[known_NC])
     slope = max(float(platt.coef_[0, 0]), 1e-6)  # never turned round
     return slope * best_M / scale_M, float(platt.intercept_[0])

@@ -67,17 +67,25 @@ def discriminants(
     """Weights [S, C, F] and biases [S, C] for each share of the identity in the covariance.
 
     In the basis of the covariance's eigenvectors every share is a division; n images span n directions, outside of
-    which no mean lies. A class that all or none of the images show has no weights, and a bias that says so.
+    which no mean lies. Means and frequencies of a class are those of the images of which it is known; one that all or
+    none of these show has no weights, and a bias that says so.
+
+    Args:
+        values_NF: standardised features of n images, all of which make the covariance.
+        targets_NC: multi-hot, NaN where nobody knows.
+        shrinkages: shares of the identity.
     """
     num_images, num_features = values_NF.shape
     mean_F = values_NF.mean(axis=0)
     _, singular_K, right_KF = np.linalg.svd(values_NF - mean_F, full_matrices=False)
     variance_K = singular_K**2 / num_images
-    count_C = targets_NC.sum(axis=0).astype(float)
-    rest_C = num_images - count_C
+    shown_NC, unknown_NC = (targets_NC > 0).astype(float), np.isnan(targets_NC).astype(float)
+    count_C = shown_NC.sum(axis=0)
+    rest_C = num_images - unknown_NC.sum(axis=0) - count_C
     usable_C = (count_C > 0) & (rest_C > 0)
-    class_CF = targets_NC.T.astype(float) @ values_NF / np.maximum(count_C, 1)[:, None]
-    other_CF = (mean_F * num_images - class_CF * count_C[:, None]) / np.maximum(rest_C, 1)[:, None]
+    class_CF = shown_NC.T @ values_NF / np.maximum(count_C, 1)[:, None]
+    known_CF = mean_F * num_images - unknown_NC.T @ values_NF  # sums over the images
+    other_CF = (known_CF - class_CF * count_C[:, None]) / np.maximum(rest_C, 1)[:, None]
     apart_CK = np.where(usable_C[:, None], class_CF - other_CF, 0.0) @ right_KF.T
     middle_CF = (class_CF + other_CF) / 2
     odds_C = np.log((count_C + 0.5) / (rest_C + 0.5))

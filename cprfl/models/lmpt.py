@@ -75,7 +75,10 @@ class LMPT(PromptMethod):
         return {"criterion": found, "class_embedding": (1 - self.criterion_share) * self._embedding_loss(targets_BC)}
 
     def _embedding_loss(self, targets_BC: Tensor) -> Tensor:
-        """Sum over classes of w_c relu(m_c - y cos), y = 1 for an image's classes and -1 for others; mean of images."""
+        """Sum over classes of w_c relu(m_c - y cos), y = 1 for an image's classes and -1 for others; mean of images.
+
+        Classes of which nobody knows are in neither caption nor sum, and images without a known one not in the mean.
+        """
         tower = self.prompts.text_tower
         assert tower is not None, "built to predict only"
         names = [
@@ -88,4 +91,7 @@ class LMPT(PromptMethod):
         prompt_CLD = F.normalize(self.prompts.embedded()[:, _SHIFT:], dim=-1)
         cosine_BC = torch.einsum("bld,cld->bc", caption_BLD, prompt_CLD) / caption_BLD.shape[1]
         sign_BC = torch.where(targets_BC > 0, 1.0, -1.0)
-        return (self.weight_C * F.relu(self.margin_C - sign_BC * cosine_BC)).sum(dim=1).mean()
+        unknown_BC = targets_BC.isnan()
+        costs_BC = (self.weight_C * F.relu(self.margin_C - sign_BC * cosine_BC)).masked_fill(unknown_BC, 0)
+        images = (~unknown_BC.all(dim=1)).sum().clamp(min=1)
+        return costs_BC.sum(dim=1).mean() * (len(costs_BC) / images)

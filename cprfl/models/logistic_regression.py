@@ -68,20 +68,27 @@ class LogisticRegression(PooledLinear):
 
 
 def solve(features_NK: np.ndarray, targets_NC: np.ndarray, strength: float) -> tuple[np.ndarray, np.ndarray]:
-    """Weights [C, K] and biases [C] of one logistic regression per class.
+    """Weights [C, K] and biases [C] of one logistic regression per class, on the images of which it is known.
 
-    A class that all or none of the images show has no weights, and a bias that says so: the log odds of half an image.
+    A class that all or none of these show has no weights, and a bias that says so: the log odds of half an image.
+
+    Args:
+        features_NK: of n images.
+        targets_NC: multi-hot, NaN where nobody knows.
+        strength: scikit-learn's C.
     """
-    num_images, num_classes = targets_NC.shape
+    num_classes = targets_NC.shape[1]
     weight_CK, bias_C = np.zeros((num_classes, features_NK.shape[1])), np.zeros(num_classes)
     for label in range(num_classes):
-        positives = int(targets_NC[:, label].sum())
-        if positives in (0, num_images):
-            bias_C[label] = np.log((positives + 0.5) / (num_images - positives + 0.5))
+        known_N = ~np.isnan(targets_NC[:, label])
+        shown_n = targets_NC[known_N, label] > 0
+        positives, negatives = int(shown_n.sum()), int((~shown_n).sum())
+        if not positives or not negatives:
+            bias_C[label] = np.log((positives + 0.5) / (negatives + 0.5))
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             model = ScikitLogisticRegression(C=strength, max_iter=MAX_ITERATIONS)
-            model.fit(features_NK, targets_NC[:, label])
+            model.fit(features_NK[known_N], shown_n)
         weight_CK[label], bias_C[label] = model.coef_[0], model.intercept_[0]
     return weight_CK, bias_C

@@ -53,9 +53,9 @@ def standardized(features: Features) -> tuple[np.ndarray, np.ndarray, Tensor, Te
     parts = [(pooled(encoded.grid_BVD.float()), targets_BC) for encoded, targets_BC in features()]
     pooled_NF, targets_NC = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     mean_F, std_F = pooled_NF.mean(dim=0), pooled_NF.std(dim=0, correction=0).clamp(min=1e-6)
-    return ((pooled_NF - mean_F) / std_F).double().numpy(), targets_NC.numpy() > 0, mean_F, std_F
+    return ((pooled_NF - mean_F) / std_F).double().numpy(), targets_NC.numpy(), mean_F, std_F
 
 
 def fold_of_each(targets_NC: np.ndarray, num_folds: int) -> np.ndarray:
-    """The fold of each image, every class spread over the folds."""
+    """The fold of each image, every class spread over the folds; what is unknown counts as not shown."""
     return stratify(targets_NC, [1 / num_folds] * num_folds, seed=0)

@@ -103,10 +103,9 @@ def _section(values: Mapping[str, Any], comments: Mapping[str, str]) -> Iterator
     for key, value in values.items():
         for line in textwrap.wrap(comments.get(key, ""), _WIDTH - 4):
             yield f"  # {line}"
-        flat = not isinstance(value, Mapping) or all(not isinstance(inner, Mapping) for inner in value.values())
-        text = yaml.safe_dump(
-            {key: value}, default_flow_style=None if flat else False, sort_keys=False, allow_unicode=True, width=_WIDTH
-        )
+        nested = isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values())
+        flow = None if isinstance(value, Mapping | list) and not nested else False
+        text = yaml.safe_dump({key: value}, default_flow_style=flow, sort_keys=False, allow_unicode=True, width=_WIDTH)
         yield from textwrap.indent(text.rstrip("\n"), "  ").split("\n")
     for key, comment in comments.items():
         if key not in values:

@@ -88,7 +88,8 @@ def read_what_is_there(path: Path) -> Reading:
             if not error.settings.keys() - settings.keys():
                 raise DatasetError(f"{first.found}\n{error}") from None
             settings |= error.settings
-            unsure |= dict.fromkeys(error.settings, f"needed: {error}")
+            why = str(error).split(";")[0].replace(f"{tree.root.absolute()}/", "")
+            unsure |= dict.fromkeys(error.settings, f"needed: {why}")
     settings |= _about_images(manifest, tree.root, unsure)
     counts = class_counts(manifest)
     if (counts == 0).any():
@@ -136,11 +137,11 @@ def _about_images(manifest: Manifest, root: Path, unsure: dict[str, str]) -> dic
 
 
 def _groups(manifest: Manifest) -> dict[str, int]:
-    """The published thresholds where they tell classes apart, otherwise those that make three groups alike in size."""
+    """The published thresholds where each group has a tenth of the classes, else those that make groups of one size."""
     counts = sorted(class_counts(manifest).tolist())
     usual = Groups()
-    sizes = [sum(c < usual.tail for c in counts), sum(c >= usual.head for c in counts)]
-    if all(sizes) and sum(sizes) < len(counts):
+    tail, head = sum(count < usual.tail for count in counts), sum(count >= usual.head for count in counts)
+    if min(tail, head, len(counts) - tail - head) >= max(1, len(counts) / 10):
         return {"head": usual.head, "tail": usual.tail}
     tail, head = counts[len(counts) // 3], counts[-max(1, len(counts) // 3)]
     return {"head": max(head, 1), "tail": max(min(tail, head), 1)}

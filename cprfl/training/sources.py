@@ -28,7 +28,7 @@ class LabelledBatch(NamedTuple):
 
     Attributes:
         inputs: cached features in float16, or images uint8 [B, 3, H, W].
-        targets_BC: multi-hot, float32.
+        targets_BC: multi-hot, float32; NaN where nobody knows.
         image_ids: of the B rows.
     """
 

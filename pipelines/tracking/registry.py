@@ -31,7 +31,7 @@ from pipelines.tracking.store import Store, client, mlflow_mistakes, without_pas
 CHAMPION = "champion"
 _KEY, _DECISION, _REASON, _PREVIOUS = "cprfl.request", "decision", "reason", "previous_champion"
 _REQUIREMENTS = (
-    "torch", "torchvision", "open_clip_torch", "timm", "safetensors", "numpy", "pillow", "pyarrow", "pycocotools",
+    "torch", "torchvision", "open_clip_torch", "timm", "safetensors", "numpy", "pillow", "pyarrow", "msgspec",
     "scikit-learn", "scipy", "pydantic", "omegaconf", "pandas", "xxhash", "boto3", "fsspec", "pyyaml", "mlflow",
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ def split_name(word: str) -> SplitName | None:
     return _SPLIT_WORDS.get(word.strip().casefold())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One image as a reader found it.
 

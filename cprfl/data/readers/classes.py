@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ class ClassTable:
         return tuple(sorted(label for label in found if label is not None))
 
 
+@functools.lru_cache(2**16)  # a data set has few names, and says them a million times
 def clean_name(name: object) -> str:
     """A name as text in Unicode's composed form, with single blanks between its words."""
     return " ".join(unicodedata.normalize("NFC", str(name)).split())

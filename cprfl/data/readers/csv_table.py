@@ -1,95 +1,177 @@
-"""A user's own table: ``image, labels`` with a separator, or ``image`` and one 0/1 column per class."""
+"""Users' own tables: names of classes in a column, or one 0/1 column a class."""
 
 from __future__ import annotations
 
-import csv
-import io
-from typing import Literal
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from cprfl.data.readers.annotations import Annotations, Row, SplitName
+from cprfl.data.readers.annotations import Annotations, SplitName
 from cprfl.data.readers.base import DatasetConfig
-from cprfl.data.readers.text import read_text
-from cprfl.data.storage import DataPath, join, parent
-from cprfl.errors import DatasetError
+from cprfl.data.readers.classes import clean_name
+from cprfl.data.readers.csv_classes import (
+    check_that_all_have,
+    class_columns,
+    may_be_class,
+    of_columns,
+)
+from cprfl.data.readers.csv_columns import (
+    column_named,
+    find_image_column,
+    find_labels_column,
+    find_score_column,
+    find_split_column,
+    group_column,
+    is_binary,
+    is_score_name,
+    is_split_name,
+)
+from cprfl.data.readers.csv_dialect import Table, read_table
+from cprfl.data.readers.csv_discovery import proposals
+from cprfl.data.readers.csv_labels import Said, Uncertain, Unmentioned, of_lists, of_pairs, read_cells
+from cprfl.data.readers.csv_rows import Sheet, rows_of
+from cprfl.data.readers.discovery import Proposal, Tree
+from cprfl.data.storage import DataPath, parent
 
 
 class CsvDataset(DatasetConfig):
-    """One CSV file per split, with a header.
+    """One CSV file per split, or one for all with a column that tells the split.
 
-    With a column ``labels_column`` its cells hold class names joined by ``separator`` (an empty cell: no class);
-    without one, every column but ``image_column`` is a class and holds 0 or 1. ``classes`` fixes names and order;
-    else they are the 0/1 columns, or the names found in all splits, sorted. Image paths are relative to ``images``
-    (the file's own folder unless given).
+    A column of class names (``image,labels``) holds the names of an image's classes in one cell, or one name, in a
+    row for each image and label. Without one, every column whose cells are 0 and 1 is a class; ``classes`` chooses
+    among them. What is not given is found out, and noted where it is not plain.
+
+    Attributes:
+        splits: the file of each split.
+        images: folder of the images; the file's own unless given.
+        image_column: names the images.
+        labels_column: holds class names.
+        separator: of several names in one cell; ``none`` where a cell is one name.
+        split_column: says train, val or test of each row of a single file.
+        delimiter: of the cells.
+        encoding: of the files, as Python names it.
+        uncertain: what becomes of -1 and ``?``, and of labels whose confidence is between 0 and 1.
+        unmentioned: what becomes of a class's blank cells, and of the classes that no name mentions.
     """
 
     name: Literal["csv"] = "csv"
     splits: dict[SplitName, DataPath]
     images: DataPath | None = None
-    image_column: str = "image"
-    labels_column: str = "labels"
-    separator: str = Field(default=";", min_length=1)
+    image_column: str | None = None
+    labels_column: str | None = None
+    separator: str | None = Field(default=None, min_length=1)
+    split_column: str | None = None
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    encoding: str | None = None
+    uncertain: Uncertain = "unknown"
+    unmentioned: Unmentioned = "negative"
+
+    @model_validator(mode="after")
+    def _a_split_column_is_of_one_file(self) -> Self:
+        if self.split_column is not None and {*self.splits} != {"train"}:
+            raise ValueError("split_column tells the splits of one file; give that file alone, as splits.train")
+        return self
 
     def read_annotations(self) -> Annotations:
-        """Class names, and the rows of each file."""
-        tables = {split: self._read_table(path) for split, path in self.splits.items()}
-        named = [name for table in tables.values() for _, _, names in table for name in names]
-        classes = self.classes or self._one_hot_classes() or sorted(set(named))
-        rows: dict[SplitName, list[Row]] = {}
+        """Class names, and the rows of each split."""
+        tables = {split: read_table(path, self.delimiter, self.encoding) for split, path in self.splits.items()}
+        folders = {split: self.images or parent(path) for split, path in self.splits.items()}
+        sheets = self._sheets(tables, folders)
+        from_names = any(sheet.labels is not None for sheet in sheets.values())
+        names, said, notes = (self._from_names if from_names else self._from_columns)(sheets)
+        rows, found = rows_of(sheets, said, folders)
+        return Annotations(names, rows, [*(note for table in tables.values() for note in table.notes), *notes, *found])
+
+    def _sheets(self, tables: Mapping[SplitName, Table], folders: Mapping[SplitName, str]) -> dict[SplitName, Sheet]:
+        """Which column is what."""
+        labels = self._labels_column(list(tables.values()))
+        sheets: dict[SplitName, Sheet] = {}
         for split, table in tables.items():
-            folder = self.images if self.images is not None else parent(self.splits[split])
-            rows[split] = [Row(image, join(folder, image), names, where) for where, image, names in table]
-        return Annotations(classes, rows)
-
-    def _header(self, path: str) -> list[str]:
-        return next(csv.reader(io.StringIO(read_text(path, "CSV file"))), [])
-
-    def _one_hot_classes(self) -> list[str]:
-        """The class columns, which must be the same in every file; none where there is a column of labels."""
-        headers = {path: self._header(path) for path in self.splits.values()}
-        if any(self.labels_column in header for header in headers.values()):
-            return []
-        columns = {path: [name for name in header if name != self.image_column] for path, header in headers.items()}
-        first, *others = columns
-        for path in others:
-            if columns[path] != columns[first]:
-                differing = sorted(set(columns[path]) ^ set(columns[first])) or "their order"
-                raise DatasetError(f"{path}: class columns differ from {first}: {differing}")
-        return columns[first]
-
-    def _read_table(self, path: str) -> list[tuple[str, str, list[str]]]:
-        """(where, image, class names) of each row."""
-        header = self._header(path)
-        if self.image_column not in header:
-            raise DatasetError(
-                f"{path}, line 1: no column {self.image_column!r} (columns: {', '.join(header) or 'none'}); "
-                "name it with dataset.image_column"
+            sheet = sheets[split] = Sheet(
+                table,
+                image=column_named(table, self.image_column, "image_column")
+                if self.image_column is not None
+                else find_image_column(table, folders[split]),
+                labels=None if labels is None else column_named(table, labels, "labels_column"),
+                score=None if labels is None else find_score_column(table),
+                split=self._split_column(table),
+                group=None if self.split is None else group_column(table, self.split.groups_by),
             )
-        if len(set(header)) < len(header):
-            raise DatasetError(f"{path}, line 1: a column name is repeated")
-        reader = csv.DictReader(io.StringIO(read_text(path, "CSV file")))
-        table = []
-        for record in reader:
-            where = f"{path}, line {reader.line_num}"
-            if None in record or None in record.values():
-                raise DatasetError(f"{where}: {len(header)} columns in the header, another number here")
-            image = record.pop(self.image_column).strip()
-            if not image:
-                raise DatasetError(f"{where}: the column {self.image_column!r} is empty")
-            table.append((where, image, self._names(record, where)))
-        if not table:
-            raise DatasetError(f"{path}: CSV file has a header but no rows")
-        return table
+            sheet.check()
+        return sheets
 
-    def _names(self, record: dict[str, str], where: str) -> list[str]:
-        if self.labels_column in record:
-            return [name.strip() for name in record[self.labels_column].split(self.separator) if name.strip()]
-        strange = {column: cell for column, cell in record.items() if cell.strip() not in ("0", "1")}
-        if strange:
-            column, cell = next(iter(strange.items()))
-            raise DatasetError(
-                f"{where}: column {column!r} holds {cell!r}, not 0 or 1; a column of class names is named with "
-                "dataset.labels_column"
-            )
-        return [column for column, cell in record.items() if cell.strip() == "1"]
+    def _labels_column(self, tables: Sequence[Table]) -> str | None:
+        if self.labels_column is not None:
+            return self.labels_column
+        if self.classes is not None:
+            wanted = {clean_name(name) for name in self.classes}
+            cells = {name: table.columns[name] for table in tables for name in table.columns if name in wanted}
+            if wanted == {*cells} and all(map(is_binary, cells.values())):
+                return None
+        return find_labels_column(tables)
+
+    def _split_column(self, table: Table) -> str | None:
+        if self.split_column is not None:
+            return column_named(table, self.split_column, "split_column")
+        return find_split_column(table) if {*self.splits} == {"train"} else None
+
+    def _from_columns(self, sheets: Mapping[SplitName, Sheet]) -> tuple[list[str], dict[SplitName, Said], list[str]]:
+        """What 0/1 columns say."""
+        tables = [sheet.table for sheet in sheets.values()]
+        taken = [{sheet.image, sheet.split, sheet.group} for sheet in sheets.values()]
+        classes = class_columns(tables, taken, self.classes, self.ignore_case)
+        if self.unmentioned == "negative":
+            check_that_all_have(tables, classes.names)
+        said = {
+            split: of_columns(sheet.table, classes, self.uncertain, self.unmentioned) for split, sheet in sheets.items()
+        }
+        return [*classes.names], said, [*classes.notes]
+
+    def _from_names(self, sheets: Mapping[SplitName, Sheet]) -> tuple[list[str], dict[SplitName, Said], list[str]]:
+        """What names of classes say."""
+        one_name = any(sheet.score is not None or sheet.is_long for sheet in sheets.values())
+        cells = Counter[str]()
+        for sheet in sheets.values():
+            cells.update(sheet.names)
+
+        def where(cell: str) -> str:
+            sheet = next(sheet for sheet in sheets.values() if cell in sheet.names)
+            return f"{sheet.table.first(str(sheet.labels), cell)}, column {sheet.labels!r}"
+
+        reading = read_cells(cells, where, self.separator, self.classes or (), one_name)
+        names = sorted({name for found in reading.names.values() for name in found})
+        every = list(map(clean_name, self.classes or ())) or names
+        unmentioned = every if self.unmentioned == "unknown" else []
+        notes = [*reading.notes, *_left_out(sheets.values(), reading.several)]
+        said: dict[SplitName, Said] = {}
+        for split, sheet in sheets.items():
+            if not one_name or reading.several:
+                said[split] = of_lists(sheet.names, reading.names, unmentioned)
+                continue
+            labels = [reading.names[cell] for cell in sheet.names]
+            said[split], more = of_pairs(sheet.keys, labels, sheet.scores, self.uncertain, unmentioned)
+            notes += more
+        joined = sum(len(sheet.table) for sheet in sheets.values()) - sum(len(own.rows) for own in said.values())
+        if joined:
+            notes.append(f"{joined} rows name another label of an image that has a row already; they are joined")
+        return names, said, notes
+
+
+def _left_out(sheets: Collection[Sheet], several: bool) -> list[str]:
+    """A note on columns that could have been classes, scores of labels or splits, and are passed over."""
+    left = dict.fromkeys(
+        name
+        for sheet in sheets
+        for name, cells in sheet.table.columns.items()
+        if (several and name == sheet.score)
+        or (name not in sheet.own and may_be_class(name) and is_binary({*cells}))
+        or (name not in sheet.own and (is_score_name(name) or (len(sheets) == 1 and is_split_name(name))))
+    )
+    return [f"columns beside that of the labels, passed over: {', '.join(map(repr, left))}"] if left else []
+
+
+def discover(tree: Tree) -> list[Proposal]:
+    """Tables of images and labels, one for each split where their paths tell splits apart."""
+    return proposals(tree)

@@ -87,7 +87,7 @@ class Tree:
 
 def split_of_path(file: str) -> SplitName | None:
     """The split that a path speaks of (``valid/x.json``, ``instances_train2017.json``), the innermost word first."""
-    for part in reversed(PurePosixPath(file).with_suffix("").parts):
+    for part in reversed([*PurePosixPath(file).parent.parts, PurePosixPath(file).stem]):
         words = [part, *reversed(re.split(r"[^A-Za-z0-9]+", part))]
         found = next((split for word in words if (split := split_name(word)) is not None), None)
         if found is not None:
@@ -115,4 +115,4 @@ def splits_of(files: Iterable[str]) -> dict[SplitName, str] | None:
 def common_folder(files: Iterable[str]) -> str:
     """The folder below which all of these files are, ``.`` for the root."""
     parents = [str(PurePosixPath(file).parent) for file in files]
-    return os.path.commonpath(parents) if parents else "."
+    return (os.path.commonpath(parents) if parents else "") or "."

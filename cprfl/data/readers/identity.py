@@ -60,7 +60,11 @@ def identified(
 
 def _file(uri: str) -> str:
     """What tells one file from another: its path, or its URI."""
-    return uri if is_remote(uri) else unicodedata.normalize("NFC", os.path.normpath(uri.removeprefix("file://")))
+    if is_remote(uri):
+        return uri
+    path = uri.removeprefix("file://")
+    plain = os.path.normpath(path) if "//" in path or "/." in path else path  # which takes a while, a million times
+    return unicodedata.normalize("NFC", plain)
 
 
 def _joined(first: Row, second: Row) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import os.path
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ SUFFIXES = (
     ".jp2", ".avif", ".heic", ".ppm", ".pgm", ".jfif",
 )  # fmt: skip
 """Suffixes of image files, in lower case."""
+
+_DETOUR = re.compile(r"(^|/)(\.{0,2}/|\.{0,2}$)")
 
 
 class ImageFolder:
@@ -38,7 +41,7 @@ class ImageFolder:
         self._example: dict[str, str] = {}
 
     def find(self, names: Iterable[str]) -> list[tuple[str, str]]:
-        """Id and URI of each image: its path below the folder, and where it is.
+        """Id and URI of each image: its path below the folder, in Unicode's composed form, and where it is.
 
         An absolute path or a URI is its own id.
         """
@@ -47,7 +50,8 @@ class ImageFolder:
         if written and not any(place for place in found):
             found = self._by_base_name(written)
         plain = [_plain(name) for name in written]
-        return [place or (name, join(self.folder, name)) for place, name in zip(found, plain, strict=True)]
+        places = [place or (name, join(self.folder, name)) for place, name in zip(found, plain, strict=True)]
+        return [(unicodedata.normalize("NFC", image_id), uri) for image_id, uri in places]
 
     @property
     def notes(self) -> list[str]:
@@ -63,7 +67,7 @@ class ImageFolder:
         slashed = _plain(name.replace("\\", "/"))
         way = [] if slashed == _plain(name) else ["with slashes for backslashes"]
         path = join(self.folder, slashed)
-        if not self._is_file(path):
+        if path == uri or not self._is_file(path):
             folder, _, base = path.rpartition("/")
             match = self._listing(folder or "/" if path.startswith("/") else folder or ".").like(base)
             if match is None:
@@ -88,7 +92,7 @@ class ImageFolder:
         return [None if match is None else (match, join(self.folder, match)) for match in matches]
 
     def _is_file(self, path: str) -> bool:
-        folder, _, base = str(local_path(path)).rpartition("/")
+        folder, _, base = path.removeprefix("file://").rpartition("/")
         return self._listing(folder or ("/" if path.startswith("/") else ".")).has(base)
 
     def _listing(self, folder: str) -> _Listing:
@@ -117,20 +121,21 @@ class _Listing:
 
     def like(self, base: str) -> str | None:
         """The one file whose name differs in Unicode form, in case, in the suffix that it has, in this order."""
+        if not self._files:
+            return None
         if self._alike is None:
             self._alike = {}
             for name in sorted(self._files):
-                folded = Path(_folded(name))
-                stem, suffix = folded.stem, folded.suffix
+                stem, suffix = _parts(_folded(name))
                 keys = {unicodedata.normalize("NFC", name), f"case:{_folded(name)}"}
                 if suffix in SUFFIXES:
                     keys.add(f"stem:{stem}")
                 for key in keys:
                     self._alike.setdefault(key, []).append(name)
-        stem, suffix = Path(_folded(base)).stem, Path(_folded(base)).suffix
-        whole = f"stem:{_folded(base)}"
+        folded = _folded(base)
+        stem, suffix = _parts(folded)
         swapped = [f"stem:{stem}"] if suffix in SUFFIXES else []
-        for key in (unicodedata.normalize("NFC", base), f"case:{_folded(base)}", whole, *swapped):
+        for key in (unicodedata.normalize("NFC", base), f"case:{folded}", f"stem:{folded}", *swapped):
             matches = self._alike.get(key, [])
             if len(matches) == 1:
                 return matches[0]
@@ -139,7 +144,15 @@ class _Listing:
 
 def _plain(name: str) -> str:
     """A relative path without detours (``./a``, ``a//b``); any other name as it is."""
-    return name if "://" in name or name.startswith("/") else os.path.normpath(name)
+    if "://" in name or name.startswith("/"):
+        return name
+    return os.path.normpath(name) if _DETOUR.search(name) else name  # which takes a while, a million times
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """Stem and suffix of a file's name, as pathlib has them, in a tenth of the time."""
+    stem, _, suffix = name.rpartition(".")
+    return (stem, f".{suffix}") if stem and suffix else (name, "")
 
 
 def _folded(name: str) -> str:

@@ -1,0 +1,159 @@
+"""From what the tables say of images to the rows of each split."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from urllib.parse import unquote
+
+from cprfl.data.filesystems import is_remote, local_path
+from cprfl.data.readers.annotations import Row, SplitName, split_name
+from cprfl.data.readers.csv_columns import key_of, splits_in
+from cprfl.data.readers.csv_dialect import Table
+from cprfl.data.readers.csv_labels import Said
+from cprfl.data.readers.labelstudio_json import path_in
+from cprfl.data.readers.locate import ImageFolder
+from cprfl.errors import DatasetError
+
+_SAMPLE = 20  # names that show which folder images are in
+_MANY_ROWS = 4
+# What Label Studio writes for images, and what it puts before an uploaded file's name.
+_LABEL_STUDIO = re.compile(r"(https?://[^/]+)?/data/(local-files/\?d=|upload/)")
+_UPLOADED = re.compile(r"(?<![^/])[0-9a-f]{8}-")
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table, and which of its columns is what.
+
+    Attributes:
+        table: the cells.
+        image: the column that names the images.
+        labels: the column of class names, if there is one.
+        score: the column that says how sure a row's label is, if there is one.
+        split: the column that tells the split of a row, if there is one.
+        group: the column that tells what belongs together, if there is one.
+    """
+
+    table: Table
+    image: str
+    labels: str | None = None
+    score: str | None = None
+    split: str | None = None
+    group: str | None = None
+
+    @property
+    def images(self) -> Sequence[str]:
+        """The n cells that name images."""
+        return self.table.columns[self.image]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The n cells of the column of class names."""
+        assert self.labels is not None
+        return self.table.columns[self.labels]
+
+    @property
+    def scores(self) -> Sequence[str] | None:
+        """The n cells that say how sure a label is, if any do."""
+        return None if self.score is None else self.table.columns[self.score]
+
+    @property
+    def own(self) -> set[str | None]:
+        """The columns that have a meaning of their own."""
+        return {self.image, self.labels, self.score, self.split, self.group}
+
+    @cached_property
+    def splits(self) -> Sequence[SplitName] | None:
+        """The split of each of the n rows, where a column tells it.
+
+        Raises:
+            DatasetError: for a cell that names none.
+        """
+        return None if self.split is None else splits_in(self.table, self.split)
+
+    @cached_property
+    def keys(self) -> Sequence[object]:
+        """What tells the image of each of the n rows: its name, and its split where a column tells it."""
+        return self.images if self.splits is None else list(zip(self.images, self.splits, strict=True))
+
+    @cached_property
+    def is_long(self) -> bool:
+        """Whether there seems to be a row for each image and label.
+
+        Images repeat, and the column's name speaks of one label; or they repeat so often that it is no mistake.
+        """
+        rows, images = len(self.table), len({*self.keys})
+        key = key_of(self.labels or "").rstrip("0123456789")
+        one = not key.endswith("s") or key.endswith(("class", "species"))
+        return rows > images and (one or (rows >= _MANY_ROWS and 2 * (rows - images) >= images))
+
+    def check(self) -> None:
+        """Refuse cells that must not be blank.
+
+        Raises:
+            DatasetError: naming the first that is.
+        """
+        for column in (self.image, self.group):
+            if column is not None and "" in self.table.columns[column]:
+                raise DatasetError(f"{self.table.first(column, '')}: the column {column!r} is empty")
+
+
+def rows_of(
+    sheets: Mapping[SplitName, Sheet], said: Mapping[SplitName, Said], folders: Mapping[SplitName, str]
+) -> tuple[dict[SplitName, list[Row]], list[str]]:
+    """The rows of each split, and how their images were found.
+
+    Args:
+        sheets: the table of each split.
+        said: what each says.
+        folders: where the images of each are.
+    """
+    splits: dict[SplitName, list[Row]] = {}
+    finders: dict[str, ImageFolder] = {}
+    for split, sheet in sheets.items():
+        finder = finders.setdefault(folders[split], ImageFolder(folders[split]))
+        rows = said[split].rows
+        places = _places(finder, split, [sheet.images[row] for row in rows])
+        groups = None if sheet.group is None else sheet.table.columns[sheet.group]
+        made = [
+            Row(image_id, uri, labels, sheet.table.where(row), unknown, "" if groups is None else groups[row])
+            for row, (image_id, uri), labels, unknown in zip(
+                rows, places, said[split].labels, said[split].unknown, strict=True
+            )
+        ]
+        if sheet.splits is None:
+            splits[split] = made
+            continue
+        for number, row in zip(rows, made, strict=True):
+            splits.setdefault(sheet.splits[number], []).append(row)
+    return splits, [note for finder in finders.values() for note in finder.notes]
+
+
+def _places(finder: ImageFolder, split: SplitName, written: Sequence[str]) -> list[tuple[str, str]]:
+    """Id and URI of each image: in the folder; else in the folder of the split below it; else without a prefix."""
+    names = [unquote(path_in(name)) if _LABEL_STUDIO.match(name) else name for name in written]
+    ways = [names]
+    below = _folder_of(finder.folder, split)
+    if below is not None:
+        ways.append([f"{below}/{name}" for name in names])
+    if any(map(_UPLOADED.match, names)):
+        ways.append([_UPLOADED.sub("", name) for name in names])
+    there = (way for way in ways[1:] if _any_is_there(finder.folder, way))
+    return finder.find(names if len(ways) == 1 or _any_is_there(finder.folder, names) else next(there, names))
+
+
+def _folder_of(folder: str, split: SplitName) -> str | None:
+    """The folder in a folder whose name means a split."""
+    if is_remote(folder) or not local_path(folder).is_dir():
+        return None
+    with os.scandir(local_path(folder)) as entries:
+        return next((entry.name for entry in entries if entry.is_dir() and split_name(entry.name) == split), None)
+
+
+def _any_is_there(folder: str, names: Sequence[str]) -> bool:
+    some = ImageFolder(folder).find(names[:: max(1, len(names) // _SAMPLE)])
+    return any(local_path(uri).is_file() for _, uri in some if not is_remote(uri))

@@ -1,0 +1,90 @@
+"""How annotations and images lie in a folder: what several readers propose by."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
+from pathlib import PurePosixPath
+from typing import TypeVar, get_args
+
+from cprfl.data.readers.annotations import SplitName
+from cprfl.data.readers.discovery import Tree, split_of_path, splits_of
+from cprfl.data.readers.locate import SUFFIXES
+
+_SAMPLE = 25
+T = TypeVar("T")
+
+
+def folder_of_images(tree: Tree, names: Sequence[str], near: str) -> str | None:
+    """The folder below which names lead to images, relative to the tree's root; none where they lead nowhere.
+
+    Args:
+        names: of images, as annotations write them: with or without suffix, with a path that may begin elsewhere.
+        near: the annotations; of several folders the one that their path has most in common with is taken.
+    """
+    by_stem: dict[str, list[str]] = {}
+    for image in tree.images:
+        by_stem.setdefault(_stem(image), []).append(image)
+    votes = Counter[str]()
+    for name in names[:: max(1, len(names) // _SAMPLE)]:
+        slashed = name.replace("\\", "/")
+        votes.update({_folder_by(image, slashed) for image in by_stem.get(_stem(slashed), [])})
+    if not votes:
+        return None
+    split = split_of_path(near)
+    return max(votes, key=lambda folder: (votes[folder], split_of_path(f"{folder}/x") == split, _shared(folder, near)))
+
+
+def split_choices(files: Iterable[str]) -> list[dict[SplitName, str]]:
+    """Ways to take files as splits: all of them where their paths tell them apart, else those of one name, or each."""
+    listed = list(files)
+    whole = _split_files(listed)
+    if whole is not None or len(listed) < 2:
+        return [whole] if whole else []
+    alike: dict[str, list[str]] = {}
+    for file in listed:
+        alike.setdefault(PurePosixPath(file).name, []).append(file)
+    choices: list[dict[SplitName, str]] = []
+    for group in sorted(alike.values(), key=len, reverse=True):
+        splits = _split_files(group)
+        choices += [splits] if splits else [{"train": file} for file in group]
+    return choices
+
+
+def _split_files(files: Sequence[str]) -> dict[SplitName, str] | None:
+    """As `splits_of`; one file that says no split, beside others that say test or validation, is the training split."""
+    silent = [file for file in files if split_of_path(file) is None]
+    if len(files) < 2 or len(silent) != 1:
+        return splits_of(files)
+    splits: dict[SplitName, str] = {}
+    for file in files:
+        split = split_of_path(file) or "train"
+        if splits.setdefault(split, file) != file:
+            return None
+    return splits
+
+
+def in_order(splits: Mapping[SplitName, T]) -> dict[SplitName, T]:
+    """Training, validation, test."""
+    return {split: splits[split] for split in get_args(SplitName) if split in splits}
+
+
+def _stem(name: str) -> str:
+    """A file's name without an image's suffix, to compare."""
+    base = unicodedata.normalize("NFC", name.rpartition("/")[2]).casefold()
+    return PurePosixPath(base).stem if PurePosixPath(base).suffix in SUFFIXES else base
+
+
+def _folder_by(image: str, name: str) -> str:
+    """The folder below which an image has as much of a name as the two have in common."""
+    parts, written = PurePosixPath(image).parts[:-1], PurePosixPath(name).parts[:-1]
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(parts), reversed(written), strict=False))
+    return str(PurePosixPath(*parts[: len(parts) - len(list(same))]))
+
+
+def _shared(folder: str, file: str) -> int:
+    """How many folders two paths have in common."""
+    pairs = zip(PurePosixPath(folder).parts, PurePosixPath(file).parts, strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))

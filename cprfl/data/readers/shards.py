@@ -1,0 +1,180 @@
+"""Data sets in many files: patterns for their paths, and what lies below a folder."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyarrow import fs
+
+from cprfl.data.filesystems import filesystem, is_remote, local_path, named
+from cprfl.data.readers.annotations import SplitName
+from cprfl.data.readers.discovery import split_of_path
+from cprfl.data.storage import DataPath, Folder, parent
+from cprfl.errors import DatasetError
+
+Paths = DataPath | list[DataPath]
+"""A path or URI, a pattern of them, or a list of both."""
+
+_BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
+_MOST = 100_000
+_OF_TOOLS = {"__MACOSX", "__pycache__", "@eaDir"}
+
+
+def expanded(written: str | Sequence[str]) -> list[str]:
+    """The files that a path, a pattern or a list of them means.
+
+    ``{000000..000009}`` and ``{a,b}`` are spelled out, whether there are such files or not; ``*``, ``?`` and ``[0-9]``
+    in a file's name stand for the files that there are, by name. A path that exists is itself.
+
+    Raises:
+        DatasetError: for a pattern that no file matches, and one that finds only some of ``...-of-00010``.
+    """
+    paths = [written] if isinstance(written, str) else written
+    files = [file for path in paths for file in ([path] if _exists(path) else _matches(path))]
+    if not files:
+        raise DatasetError("dataset.splits: an empty list of files")
+    return list(dict.fromkeys(files))
+
+
+def _exists(path: str) -> bool:
+    opened, place = filesystem(path)
+    with named(path):
+        return bool(opened.get_file_info(place).type == fs.FileType.File)
+
+
+def _matches(pattern: str) -> list[str]:
+    return [file for path in _spelled_out(pattern) for file in (_listed(path) if _has_wildcard(path) else [path])]
+
+
+def _has_wildcard(path: str) -> bool:
+    return any(mark in path.rpartition("/")[2] for mark in "*?[")
+
+
+def _spelled_out(pattern: str) -> list[str]:
+    """The pattern with each of the braces' choices."""
+    paths = [pattern]
+    while any(_BRACES.search(path) for path in paths):
+        paths = [choice for path in paths for choice in _choices(path)]
+        if len(paths) > _MOST:
+            raise DatasetError(f"dataset.splits: {pattern} stands for more than {_MOST} files")
+    return paths
+
+
+def _choices(path: str) -> list[str]:
+    found = _BRACES.search(path)
+    if found is None:
+        return [path]
+    first, dots, last = found.group(1).partition("..")
+    if not dots:
+        choices = found.group(1).split(",")
+    elif not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < int(first) + _MOST):
+        raise DatasetError(f"dataset.splits: {path}: expected {{first..last}} in braces, such as {{000000..000009}}")
+    else:
+        choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return [f"{path[: found.start()]}{choice}{path[found.end() :]}" for choice in choices]
+
+
+def _listed(pattern: str) -> list[str]:
+    """The files whose names match the pattern's last part."""
+    folder, base = parent(pattern), pattern.rpartition("/")[2]
+    names = sorted(name for name in Folder(folder).files() if fnmatch.fnmatchcase(name, base))
+    if not names:
+        raise DatasetError(f"dataset.splits: no file matches {pattern}; check the pattern and data_root")
+    shards = [found for name in names if (found := re.search(r"-(\d+)-of-(\d+)", name))]
+    numbers = {int(shard.group(1)) for shard in shards}
+    if len(shards) == len(names) and len({shard.group(2) for shard in shards}) == 1:
+        missing = sorted(set(range(int(shards[0].group(2)))) - numbers)
+        if missing and 0 in numbers:
+            raise DatasetError(f"dataset.splits: {pattern}: file {missing[0]} of {shards[0].group(2)} is not there")
+    return [name if folder == "." and not pattern.startswith("./") else f"{folder}/{name}" for name in names]
+
+
+def pattern_of(files: Sequence[str], among: Sequence[str]) -> str | list[str]:
+    """A pattern that means these files and no others, where their names differ in numbers only; else they themselves.
+
+    Args:
+        files: sorted paths.
+        among: all files that there are.
+    """
+    if len(files) == 1:
+        return files[0]
+    pattern = f"{parent(files[0])}/{re.sub(r'[0-9]+', '*', files[0].rpartition('/')[2])}".removeprefix("./")
+    meant = [file for file in among if file.count("/") == pattern.count("/") and fnmatch.fnmatchcase(file, pattern)]
+    return pattern if meant == list(files) and not _has_wildcard(parent(pattern)) else list(files)
+
+
+def alike_but_for_numbers(files: Sequence[str]) -> list[list[str]]:
+    """Files in groups of which one's path is another's with other numbers in it."""
+    groups: dict[str, list[str]] = {}
+    for file in files:
+        groups.setdefault(re.sub(r"[0-9]+", "0", file), []).append(file)
+    return list(groups.values())
+
+
+def patterns_of_splits(
+    groups: Sequence[Sequence[str]], among: Sequence[str]
+) -> dict[SplitName, str | list[str]] | None:
+    """The split that each group of files is, by their paths; a single group that says none is the training split.
+
+    None where a group says none beside others, where two are one split, or where there is no training split.
+    """
+    splits: dict[SplitName, str | list[str]] = {}
+    for files in groups:
+        split = split_of_path(files[0])
+        if split is None and len(groups) == 1:
+            split = "train"
+        if split is None or split in splits:
+            return None
+        splits[split] = pattern_of(files, among)
+    return splits if "train" in splits else None
+
+
+def files_below(folder: str) -> tuple[list[str], list[str]]:
+    """Paths of the files below a folder, and those of the folders; sorted.
+
+    Hidden ones and those of tools are left out. Links are followed, but not in circles.
+
+    Raises:
+        DatasetError: where there is no such folder.
+    """
+    files, folders = _walked(local_path(folder)) if not is_remote(folder) else _remote(folder)
+    if not files and not folders:
+        raise DatasetError(f"{folder}: no such folder, or an empty one; check the path and data_root")
+    return sorted(files), sorted(folders)
+
+
+def _walked(root: Path) -> tuple[list[str], list[str]]:
+    files: list[str] = []
+    folders: list[str] = []
+    for folder, inner, names in os.walk(root, followlinks=True):
+        here = os.path.realpath(folder)
+        inner[:] = [
+            name for name in inner if _is_shown(name) and not _is_above(os.path.realpath(f"{folder}/{name}"), here)
+        ]
+        below = Path(folder).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        files += [f"{prefix}{name}" for name in names if _is_shown(name)]
+        folders += [f"{prefix}{name}" for name in inner]
+    return files, folders
+
+
+def _is_above(folder: str, place: str) -> bool:
+    return place == folder or place.startswith(f"{folder.rstrip('/')}/")
+
+
+def _remote(folder: str) -> tuple[list[str], list[str]]:
+    opened, place = filesystem(folder)
+    with named(folder):
+        infos = opened.get_file_info(fs.FileSelector(place, allow_not_found=True, recursive=True))
+    below = [(info, info.path.removeprefix(place).strip("/")) for info in infos]
+    shown = [(info, path) for info, path in below if all(map(_is_shown, path.split("/")))]
+    files = [path for info, path in shown if info.type == fs.FileType.File]
+    return files, [path for info, path in shown if info.type == fs.FileType.Directory]
+
+
+def _is_shown(name: str) -> bool:
+    return not name.startswith(".") and name not in _OF_TOOLS
