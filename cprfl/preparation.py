@@ -134,12 +134,14 @@ def prepare(
     encoder = encoder if encoder is not None and encoder.serves(experiment) else EncoderOnce(experiment)
     report, store, metrics = experiment.folder / BAD_IMAGES, None, dict[str, float]()
     if experiment.train.moves_tower:
-        bad = check_images(manifest, on_bad_image=experiment.dataset.on_bad_image, report=report)
+        bad = check_images(
+            manifest, on_bad_image=experiment.dataset.on_bad_image, report=report, reading=experiment.encoder.reading
+        )
         images: object = [encoder.fingerprint, stamps]
     else:
         key = StoreKey(
             tuple(zip(manifest.image_ids, manifest.uris, stamps, strict=True)), encoder.fingerprint,
-            experiment.encoder.views, experiment.encoder.crops,
+            experiment.encoder.views, experiment.encoder.crops, experiment.encoder.max_pixels,
         )  # fmt: skip
         store, metrics = find_or_encode(manifest, experiment, encoder(), key, fill or fill_here, report)
         bad, images = store.bad_images, store.description["key"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from cprfl.encoders.adapters import add_adapters
+from cprfl.encoders.base import STATISTICS, ImageEncoderConfig
 from cprfl.encoders.clip import OpenClipEncoder, create_clip
+from cprfl.encoders.clip.statistics import own_statistics
 from cprfl.encoders.cnn import CnnEncoder
 from cprfl.encoders.text import GloveText, NpzText, OpenClipText, RandomText, TextEmbeddings
+from cprfl.encoders.weights import load_weights
 from cprfl.errors import ClassNamesError, TextEmbeddingsError, WeightsError
 from cprfl.torchvision_cpu import _nms, ensure_torchvision
 
@@ -115,6 +120,91 @@ def test_open_clip_weights_from_a_local_file(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(clip.parameters(), loaded.parameters(), strict=True))
     with pytest.raises(WeightsError, match="does not fit RN50"):
         create_clip("RN50", "openai", str(tmp_path / "clip.safetensors"), tmp_path)
+
+
+def clip_folder(folder: Path, **preprocess: object) -> str:
+    """A folder as that of a Hugging Face repository of open_clip's, with an embedded model's weights."""
+    folder.mkdir()
+    save_file(
+        create_clip("cprfl-embedded", "random", None, folder).state_dict(), folder / "open_clip_model.safetensors"
+    )
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": {}, "preprocess_cfg": preprocess}))
+    return str(folder)
+
+
+def test_open_clip_weights_from_a_repositorys_folder(tmp_path: Path) -> None:
+    clip = {"mean": STATISTICS["clip"][0], "std": STATISTICS["clip"][1]}
+    plain = OpenClipEncoder.Config(model="cprfl-embedded", pretrained="random").build(tmp_path)
+    same = clip_folder(tmp_path / "same", **clip)
+    assert OpenClipEncoder.Config(model="cprfl-embedded", weights=same).build(tmp_path).fingerprint() == (
+        plain.fingerprint()
+    )
+    text = OpenClipText(model="cprfl-embedded", weights=same).embed(NAMES, tmp_path)
+    expected = OpenClipText(model="cprfl-embedded", pretrained="random").embed(NAMES, tmp_path)
+    assert torch.equal(text.embeddings_CM, expected.embeddings_CM)
+    other = clip_folder(tmp_path / "other", mean=[0.5] * 3, std=[0.4] * 3)
+    with pytest.raises(WeightsError, match=r"encoder.statistics: \[\[0.5, 0.5, 0.5\], \[0.4"):
+        OpenClipEncoder.Config(model="cprfl-embedded", weights=other).build(tmp_path)
+    said = OpenClipEncoder.Config(model="cprfl-embedded", weights=other, statistics=((0.5,) * 3, (0.4,) * 3))
+    assert said.build(tmp_path).mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    (tmp_path / "other" / "open_clip_config.json").write_text("{")
+    with pytest.raises(WeightsError, match="no configuration of open_clip's"):
+        OpenClipEncoder.Config(model="cprfl-embedded", weights=other).build(tmp_path)
+
+
+def test_colour_statistics_are_those_of_the_weights_wherever_these_come_from() -> None:
+    half = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert own_statistics("ViT-B-16-SigLIP", "webli", None) == half
+    assert own_statistics("ViT-B-16-SigLIP", "openai", "w.safetensors") == half  # what all of its tags have
+    assert own_statistics("ViT-L-14", "laion2b_s32b_b82k", "w.safetensors") == half
+    assert own_statistics("ViT-L-14", "openai", "w.safetensors") == STATISTICS["clip"]
+    with pytest.raises(WeightsError, match="colour statistics of ViT-L-14 differ; set encoder.pretrained"):
+        own_statistics("ViT-L-14", "mine", "w.safetensors")
+
+
+def test_an_encoder_without_its_weights_prepares_images_as_with_them(tmp_path: Path) -> None:
+    configs = (
+        OpenClipEncoder.Config(model="ViT-B-32", pretrained="laion2b_e16", weights="no.file", image_size=32),
+        CnnEncoder.Config(model="squeezenet1_1", weights="no.file", normalize="clip"),
+    )
+    for config in configs:
+        bare = config.build(tmp_path, loaded=False)
+        random = config.model_copy(update={"pretrained": "random", "weights": None}).build(tmp_path)
+        assert bare.fingerprint() == random.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [({"state_dict": {"epoch": 3}}, "no tensors by name"), (torch.zeros(3), "no tensors by name")],
+)
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: object, message: str) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(WeightsError, match=message):
+        load_weights(str(tmp_path / "w.pt"))
+
+
+@pytest.mark.parametrize("model", ["squeezenet", "CLIP's ResNet", "CLIP's ViT", "timm's ResNet in CLIP"])
+def test_adapters_learn_under_gradient_checkpointing(tmp_path: Path, model: str) -> None:
+    """The libraries' own checkpointing goes past the hooks of stages, and the adapters with them."""
+    config: ImageEncoderConfig = {
+        "squeezenet": CnnEncoder.Config(model="squeezenet1_1", pretrained="random", image_size=64),
+        "CLIP's ResNet": OpenClipEncoder.Config(model="RN50", pretrained="random"),
+        "CLIP's ViT": OpenClipEncoder.Config(model="ViT-B-32", pretrained="random", image_size=32),
+        "timm's ResNet in CLIP": OpenClipEncoder.Config(model="cprfl-embedded", pretrained="random"),
+    }[model]
+    encoder = config.build(tmp_path)
+    add_adapters(encoder, 4)
+    assert encoder.adapters is not None
+    images = torch.rand(1, 3, encoder.image_size, encoder.image_size)
+    found = []
+    for _ in range(2):
+        encoder.zero_grad()
+        encoded = encoder(images)
+        (encoded.grid_BVD.square().mean() + encoded.global_BE.square().mean()).backward()
+        found.append([adapter.up.weight.grad.clone() for adapter in encoder.adapters])
+        encoder.checkpoint_gradients()
+    assert all(gradient.abs().max() > 0 for gradient in found[0])
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-7) for a, b in zip(*found, strict=True))
 
 
 def test_views_are_deterministic_and_differ(tmp_path: Path) -> None:

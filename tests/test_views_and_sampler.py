@@ -81,7 +81,7 @@ def encoder_config(**options: Any) -> CnnEncoder.Config:
 def test_crops_change_fingerprints_and_their_absence_leaves_them_as_they_were(tmp_path: Path) -> None:
     clip = OpenClipEncoder.Config(model="cprfl-embedded", pretrained="random")
     for config in (encoder_config(), clip):
-        encoder, later = config.build(tmp_path), {"crops", "attention"}
+        encoder, later = config.build(tmp_path), {"crops", "attention", "statistics", "value_range", "max_pixels"}
         settings = config.model_dump(
             mode="json", exclude={"batch_size", "num_workers", "pretrained", "weights", *later}
         )

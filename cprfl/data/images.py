@@ -1,19 +1,26 @@
-"""Images by URI: opened, checked and brought to RGB."""
+"""Images by URI: opened, checked and brought to RGB.
+
+Pillow's own limit on an image's size holds for a whole process and all its threads. It is lifted here, once; `to_rgb`
+compares each image's size with the limit of its own reader before a pixel is decoded.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-import warnings
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from cprfl.data import filesystems, storage, synthetic
+from cprfl.data import filesystems, packed, storage, synthetic
+from cprfl.data.deep_images import grey_levels, levels_of
 from cprfl.data.files import write_aside
 from cprfl.errors import BadImagesError, StorageError, UnreadableImageError
+
+Image.MAX_IMAGE_PIXELS = None
 
 
 @dataclass(frozen=True)
@@ -25,45 +32,84 @@ class BadImage:
     reason: str
 
 
-def open_image(uri: str) -> Image.Image:
+@dataclass(frozen=True)
+class Reading:
+    """How image files are read; the settings of the same names in `cprfl.encoders.base.ImageEncoderConfig`.
+
+    Attributes:
+        max_pixels: of the largest image that is decoded.
+        value_range: the values that become black and white in images of more than 8 bits.
+    """
+
+    max_pixels: int = 200_000_000
+    value_range: tuple[float, float] | None = None
+
+
+DEFAULT_READING = Reading()
+
+
+def open_image(uri: str, reading: Reading = DEFAULT_READING) -> Image.Image:
     """Open and fully decode an image, turn it as its EXIF orientation says, and convert it to RGB.
 
+    Of several frames or pages it is the first.
+
     Raises:
-        UnreadableImageError: where it is missing, truncated, no image or implausibly large.
+        UnreadableImageError: where it is missing, truncated, no image or none that ``reading`` says how to read.
         StorageError: where the storage cannot be reached: no mistake of this image.
     """
-    if uri.startswith(f"{synthetic.SCHEME}:"):
+    if _is_rendered(uri):
         return synthetic.render_uri(uri)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            source = io.BytesIO(storage.read_bytes(uri)) if filesystems.is_remote(uri) else filesystems.local_path(uri)
-            with Image.open(source) as image:
-                return to_rgb(image)
+        source = _source(uri)
+        with Image.open(source) as image:
+            return to_rgb(image, reading)
     except FileNotFoundError:
         raise UnreadableImageError("file not found") from None
-    except StorageError:
+    except (StorageError, UnreadableImageError):
         raise
+    except UnidentifiedImageError:
+        raise UnreadableImageError(f"no image that Pillow can read: {_beginning(source)}") from None
     except Exception as error:  # Pillow's decoders and its reader of EXIF raise whatever a flipped bit leads them to
         raise UnreadableImageError(str(error) or type(error).__name__) from None
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Upright RGB: 16-bit grey is scaled down rather than clipped, transparency is laid over white."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        image = image.convert("I").point(lambda value: value / 257).convert("L")
+def to_rgb(image: Image.Image, reading: Reading = DEFAULT_READING) -> Image.Image:
+    """Upright RGB, transparency laid over white; grey of more than 8 bits is scaled (`cprfl.data.deep_images`).
+
+    A large image is copied as rarely as can be: ``image`` itself may be turned, and may be what comes back.
+
+    Raises:
+        UnreadableImageError: where it is too large, or ``reading`` does not say what its values mean.
+    """
+    if image.width * image.height > reading.max_pixels:
+        raise UnreadableImageError(
+            f"{image.width} x {image.height} pixels are more than encoder.max_pixels ({reading.max_pixels}); raise it, "
+            "or cut the image up"
+        )
+    levels = levels_of(image, reading.value_range)
+    ImageOps.exif_transpose(image, in_place=True)
+    if levels is not None:
+        image = grey_levels(image, levels)
+    if image.mode == "LAB":
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+        assert converted is not None  # it would be where the image were changed in place
+        return converted
     if image.has_transparency_data:
         layered = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def image_stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
-    """What tells a changed file from the one encoded before; nothing for a scene that its URI describes wholly."""
-    rendered = [uri.startswith(f"{synthetic.SCHEME}:") for uri in uris]
-    files = iter(storage.stamps([uri for uri, is_rendered in zip(uris, rendered, strict=True) if not is_rendered]))
-    return [() if is_rendered else next(files) for is_rendered in rendered]
+    """What tells a changed file from the one encoded before; nothing for a scene that its URI describes wholly.
+
+    An image inside of a larger file has that file's stamp.
+    """
+    files = [packed.container(uri) if packed.is_packed(uri) else uri for uri in uris]
+    asked = list(dict.fromkeys(file for file in files if not _is_rendered(file)))
+    stamps = dict(zip(asked, storage.stamps(asked), strict=True))
+    return [stamps.get(file, ()) for file in files]
 
 
 def report_bad_images(bad: Sequence[BadImage], total: int, report: Path) -> BadImagesError:
@@ -85,3 +131,37 @@ def report_bad_images(bad: Sequence[BadImage], total: int, report: Path) -> BadI
             ]
         )
     )
+
+
+def _is_rendered(uri: str) -> bool:
+    return uri.startswith(f"{synthetic.SCHEME}:")
+
+
+def _source(uri: str) -> Path | io.BytesIO:
+    """A file to open, which is neither empty nor something to wait for, such as a pipe; or a remote one's bytes."""
+    if packed.is_packed(uri):
+        content = packed.read_packed(uri)
+    elif filesystems.is_remote(uri):
+        content = storage.read_bytes(uri)
+    else:
+        path = filesystems.local_path(uri)
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or device"
+            raise UnreadableImageError(f"{kind}, not a file")
+        if not found.st_size:
+            raise UnreadableImageError("an empty file")
+        return path
+    if not content:
+        raise UnreadableImageError("an empty file")
+    return io.BytesIO(content)
+
+
+def _beginning(source: Path | io.BytesIO) -> str:
+    if isinstance(source, io.BytesIO):
+        head = source.getvalue()[:24]
+    else:
+        with source.open("rb") as file:
+            head = file.read(24)
+    kind = "a TIFF file of another pixel type; convert it to 8 bits, " if head[:4] in (b"II*\0", b"MM\0*") else ""
+    return f"{kind}the file begins with {head!r}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,11 @@ import pyarrow as pa
 from pyarrow import fs
 from pydantic import AfterValidator, ValidationInfo
 
+from cprfl.data import web
 from cprfl.data.files import write_aside
 from cprfl.data.filesystems import filesystem, is_remote, local_path, named
+
+_ASKED_AT_ONCE = 32
 
 
 def join(folder: str, path: str) -> str:
@@ -142,6 +146,8 @@ def read_bytes(uri: str) -> bytes:
     if not is_remote(uri):
         return local_path(uri).read_bytes()
     opened, path = filesystem(uri)
+    if web.is_web(uri):  # whole by one request, with no question for its size before
+        return web.read(uri)
     with named(uri), opened.open_input_file(path) as file:
         content: bytes = file.read()
         return content
@@ -167,7 +173,11 @@ def local_copy(uri: str) -> Iterator[Path]:
 
 
 def stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
-    """Size in bytes and modification time in ns of each file: what tells a changed one; (-1,) where there is none."""
+    """Size in bytes and modification time in ns of each file: what tells a changed one; (-1,) where there is none.
+
+    Raises:
+        StorageError: where a storage cannot be reached or refuses.
+    """
     result: list[tuple[int, ...]] = [(-1,)] * len(uris)
     remote: dict[str, list[int]] = {}
     for row, uri in enumerate(uris):
@@ -183,8 +193,17 @@ def stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
         found, base = filesystem(root)
         paths = [f"{base}{uris[row].removeprefix(root)}" for row in rows]
         with named(root):
-            infos = found.get_file_info(paths)
+            infos = _infos(found, paths)
         for row, info in zip(rows, infos, strict=True):
             if info.type == fs.FileType.File:
                 result[row] = (info.size or 0, info.mtime_ns or 0)
     return result
+
+
+def _infos(found: fs.FileSystem, paths: list[str]) -> list[fs.FileInfo]:
+    """What a filesystem says of many files, asked side by side: Arrow asks fsspec's one after the other."""
+    if not isinstance(found, fs.PyFileSystem):
+        infos: list[fs.FileInfo] = found.get_file_info(paths)
+        return infos
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        return list(pool.map(found.get_file_info, paths))

@@ -7,7 +7,7 @@ weights keep their names and an adapted tower is the published one plus a small 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -25,10 +25,12 @@ class Adapter(nn.Module):
     Args:
         dim: D.
         width: of the bottleneck.
+        channel: the dimension that the channels are in.
     """
 
-    def __init__(self, dim: int, width: int) -> None:
+    def __init__(self, dim: int, width: int, channel: int) -> None:
         super().__init__()
+        self.channel = channel
         self.norm, self.down, self.up = nn.LayerNorm(dim), nn.Linear(dim, width), nn.Linear(width, dim)
         self.scale = nn.Parameter(torch.ones(1))
         nn.init.kaiming_normal_(self.down.weight, a=5**0.5)
@@ -37,48 +39,58 @@ class Adapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """What is added to the block's output; nothing as long as nothing was learned."""
-        tokens = x.movedim(1, -1) if x.ndim == 4 else x
-        added = self.scale * self.up(torch.relu(self.down(self.norm(tokens))))
-        return added.movedim(-1, 1) if x.ndim == 4 else added
+        tokens = x.movedim(self.channel, -1)
+        added: Tensor = self.scale * self.up(torch.relu(self.down(self.norm(tokens))))
+        return added.movedim(-1, self.channel)
 
 
 def add_adapters(encoder: ImageEncoder, width: int) -> None:
     """Give every block of ``encoder`` an adapter, drawn from torch's random state.
 
-    Beside a transformer's block it sees what the block sees; a CNN's stage changes the shape, so there it sees what the
-    stage gives. The hooks hold on to this encoder's adapters: copy an encoder before, not after.
+    Beside a transformer's block it sees what the block sees; a stage changes the shape, so there it sees what the stage
+    gives. The hooks hold on to this encoder's adapters: copy an encoder before, not after.
 
     Raises:
-        ConfigError: where the tower has no blocks that we know.
+        ConfigError: where the tower has no blocks that adapters could stand beside.
     """
     blocks = encoder.blocks()
-    if not blocks:
+    outputs = _outputs(encoder, blocks)
+    if not blocks or not all(isinstance(output, Tensor) and output.ndim in (3, 4) for output in outputs):
         raise ConfigError(
             f"train.backbone=adapter: {encoder.config.model_dump()['model']} has no blocks that adapters could stand "
             "beside; take finetune or frozen"
         )
-    dims: dict[int, int] = {}
+    adapters = []
+    for block, output in zip(blocks, outputs, strict=True):
+        channel = 1 if output.ndim == 4 and not encoder.channels_last else -1
+        adapter = Adapter(output.shape[channel], width, channel).to(encoder.mean.device)
 
-    def measure(number: int) -> Any:
-        def hook(_: nn.Module, __: Any, output: Tensor) -> None:
-            dims[number] = output.shape[1 if output.ndim == 4 else -1]
+        def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, adapter: Adapter = adapter) -> Tensor:
+            beside = output.ndim == 3 and inputs[0].shape == output.shape
+            return output + adapter(inputs[0] if beside else output)
+
+        block.register_forward_hook(add)
+        adapters.append(adapter)
+    encoder.adapters = nn.ModuleList(adapters)
+
+
+def _outputs(encoder: ImageEncoder, blocks: Sequence[nn.Module]) -> list[Any]:
+    """What each block gives for one image; None for one that is never called."""
+    found: list[Any] = [None] * len(blocks)
+
+    def keep(number: int) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            found[number] = output
 
         return hook
 
-    handles = [block.register_forward_hook(measure(number)) for number, block in enumerate(blocks)]
-    device = encoder.mean.device
+    handles = [block.register_forward_hook(keep(number)) for number, block in enumerate(blocks)]
     with torch.inference_mode():
-        encoder.eval()(torch.zeros(1, 3, encoder.image_size, encoder.image_size, device=device))
+        image = torch.zeros(1, 3, encoder.image_size, encoder.image_size, device=encoder.mean.device)
+        encoder.eval()(image)
     for handle in handles:
         handle.remove()
-    adapters = [Adapter(dims[number], width).to(device) for number in range(len(blocks))]
-    for block, adapter in zip(blocks, adapters, strict=True):
-
-        def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor, adapter: Adapter = adapter) -> Tensor:
-            return output + adapter(inputs[0] if output.ndim == 3 else output)
-
-        block.register_forward_hook(add)
-    encoder.adapters = nn.ModuleList(adapters)
+    return found
 
 
 def let_move(encoder: ImageEncoder, backbone: Backbone, adapter_width: int) -> None:

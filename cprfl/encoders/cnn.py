@@ -1,4 +1,10 @@
-"""torchvision's CNNs as encoders: ResNet-50, ResNet-101 and SqueezeNet 1.1 trained on ImageNet."""
+"""torchvision's CNNs as encoders: ResNet-50, ResNet-101 and SqueezeNet 1.1 trained on ImageNet.
+
+timm has no SqueezeNet, so torchvision stays. Its ResNets are timm's too: ``{name: timm, model: resnet101.tv_in1k,
+normalize: imagenet}`` gives the same features of the same weights, bit for bit (``normalize: own`` would resize
+bilinearly, as they were trained). They keep their name here because the published protocol, its checkpoints and every
+feature store of theirs are named by it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from cprfl.data.storage import DataPath
 from cprfl.encoders.base import STATISTICS, ImageEncoder, ImageEncoderConfig, freeze
@@ -27,13 +32,13 @@ class CnnEncoder(ImageEncoder):
         pretrained: str = "IMAGENET1K_V1"
         weights: DataPath | None = None
 
-        def build(self, cache_dir: Path) -> CnnEncoder:
+        def build(self, cache_dir: Path, *, loaded: bool = True) -> CnnEncoder:
             """The frozen CNN.
 
             Raises:
                 WeightsError: where the weights cannot be had or do not fit.
             """
-            return freeze(CnnEncoder(self, _load(self)))  # type: ignore[return-value]
+            return freeze(CnnEncoder(self, _load(self, loaded)))  # type: ignore[return-value]
 
     def __init__(self, config: Config, cnn: Any) -> None:
         super().__init__(config, config.image_size or 224, STATISTICS["imagenet"])
@@ -43,39 +48,27 @@ class CnnEncoder(ImageEncoder):
         else:
             self.cnn = cnn.features
 
-        self.checkpointed = False
-
     def blocks(self) -> list[nn.Module]:
         """See `ImageEncoder.blocks`: a ResNet's stages, SqueezeNet's fire modules."""
         return [stage for stage in self.cnn if list(stage.children())]
 
-    def checkpoint_gradients(self) -> None:
-        """See `ImageEncoder.checkpoint_gradients`."""
-        self.checkpointed = True
-
     def encode(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """See `ImageEncoder.encode`."""
-        grid_BDhw = images_B3HW
-        for stage in self.cnn:
-            # Single layers are cheap, and their in-place ReLUs would overwrite what a checkpoint keeps.
-            if self.checkpointed and torch.is_grad_enabled() and list(stage.children()):
-                grid_BDhw = checkpoint(stage, grid_BDhw, use_reentrant=False)
-            else:
-                grid_BDhw = stage(grid_BDhw)
+        grid_BDhw = self.cnn(images_B3HW)
         return grid_BDhw, grid_BDhw.mean(dim=(2, 3))
 
 
-def _load(config: CnnEncoder.Config) -> nn.Module:
+def _load(config: CnnEncoder.Config, loaded: bool) -> nn.Module:
     ensure_torchvision()
     from torchvision import models
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         cnn: nn.Module = models.get_model(config.model, weights=None)
+    if not loaded or (config.weights is None and config.pretrained == "random"):
+        return cnn
     if config.weights is not None:
         source, state = config.weights, load_weights(config.weights)
-    elif config.pretrained == "random":
-        return cnn
     else:
         tags = models.get_model_weights(config.model)
         source = config.pretrained

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cprfl.data.feature_store.shards import Features, ImageRows
-from cprfl.data.images import BadImage, open_image, report_bad_images
+from cprfl.data.images import DEFAULT_READING, BadImage, Reading, open_image, report_bad_images
 from cprfl.data.manifest import Manifest
 from cprfl.encoders.base import ImageEncoder, Transform
 from cprfl.errors import NonFiniteError, UnreadableImageError
@@ -43,7 +43,7 @@ def decode(image_ids: Sequence[str], uris: Sequence[str], transform: Transform, 
     pixels_NK3HW = np.empty((len(image_ids), rows.total, 3, transform.size, transform.size), dtype=np.uint8)
     for image_id, uri in zip(image_ids, uris, strict=True):
         try:
-            image = open_image(uri)
+            image = open_image(uri, transform.reading)
         except UnreadableImageError as error:
             bad.append(BadImage(image_id, uri, str(error)))
             continue
@@ -83,8 +83,16 @@ def encode(image_ids: Sequence[str], pixels_NK3HW: np.ndarray, encoder: ImageEnc
     return Features(tuple(ids.tolist()), numbers, grid, global_features)
 
 
-def check_images(manifest: Manifest, *, on_bad_image: str, report: Path) -> list[BadImage]:
+def check_images(
+    manifest: Manifest, *, on_bad_image: str, report: Path, reading: Reading = DEFAULT_READING
+) -> list[BadImage]:
     """Decode every image once, where no features are extracted that would find the bad ones.
+
+    Args:
+        manifest: the images.
+        on_bad_image: ``error`` or ``skip``.
+        report: CSV file that the bad ones are written to.
+        reading: how image files are read.
 
     Raises:
         BadImagesError: for ``on_bad_image="error"``, where there are any.
@@ -93,7 +101,7 @@ def check_images(manifest: Manifest, *, on_bad_image: str, report: Path) -> list
     listed = zip(manifest.image_ids, manifest.uris, strict=True)
     for image_id, uri in progress(listed, total=len(manifest), what="checking images"):
         try:
-            open_image(uri)
+            open_image(uri, reading)
         except UnreadableImageError as unreadable:
             bad.append(BadImage(image_id, uri, str(unreadable)))
     if bad:

@@ -53,9 +53,7 @@ def load_encoder(
     experiment = experiment_of(info, folder)
     config, training = experiment.encoder, experiment.tower_training
     whole = training is not None and training.backbone == "finetune"
-    if encoder_weights is not None or whole:
-        config = config.model_copy(update={"pretrained": "random", "weights": None})
-    encoder = config.build(cache_dir or experiment.cache_dir)
+    encoder = config.build(cache_dir or experiment.cache_dir, loaded=encoder_weights is None and not whole)
     if encoder_weights is not None:
         if training is not None and training.backbone == "adapter":
             add_adapters(encoder, training.finetune.adapter_width)

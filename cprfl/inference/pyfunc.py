@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from cprfl.data.images import to_rgb
+from cprfl.data.images import DEFAULT_READING, Reading, to_rgb
 from cprfl.errors import UnreadableImageError
 from cprfl.inference.predictor import Predictor
 
@@ -41,12 +41,13 @@ class ImageClassifier:
         """
         import pandas as pd  # which comes with MLflow; the library does without it
 
+        reading = self.predictor.encoder.transform.reading
         values = model_input["image"] if isinstance(model_input, pd.DataFrame) else model_input
-        scores = self.predictor.predict([decode_image(value) for value in values])
+        scores = self.predictor.predict([decode_image(value, reading) for value in values])
         return pd.DataFrame(scores, columns=list(self.predictor.class_names))
 
 
-def decode_image(value: bytes | str) -> Image.Image:
+def decode_image(value: bytes | str, reading: Reading = DEFAULT_READING) -> Image.Image:
     """An image of its encoded bytes, or of their base64, which is what bytes become in a JSON request.
 
     Raises:
@@ -60,7 +61,7 @@ def decode_image(value: bytes | str) -> Image.Image:
                 f"{value[:80]!r}: not base64 of an image; send its bytes, not its path"
             ) from None
     try:
-        return to_rgb(Image.open(io.BytesIO(value)))
+        return to_rgb(Image.open(io.BytesIO(value)), reading)
     except (OSError, ValueError, SyntaxError) as error:
         raise UnreadableImageError(f"{len(value)} bytes that do not decode as an image: {error}") from None
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 
-from cprfl.encoders.clip.library import open_clip_module
+from cprfl.encoders.clip.library import EMBEDDED, open_clip_module
 from cprfl.encoders.weights import load_weights
 from cprfl.errors import WeightsError
 
@@ -75,10 +75,11 @@ def encoders_at_hand() -> Encoders:
         # Without a GPU the larger patches: a quarter of the cells, and of the time.
         model, tag = CLIPS[0] if torch.cuda.is_available() else CLIPS[1]
         return _clip(model, tag, f"CLIP {model}, downloaded at the first run (600 MB); {device}")
-    return _clip(
-        "cprfl-embedded", "embedded",
+    embedded = _clip(
+        EMBEDDED, "embedded",
         "no weights are here and huggingface.co does not answer: the embedded CLIP, which has seen drawn shapes only",
     )  # fmt: skip
+    return replace(embedded, encoder={**embedded.encoder, "layer": -2})  # 6 x 6 cells; the last layer has 3 x 3
 
 
 def _clip(model: str, tag: str, why: str) -> Encoders:

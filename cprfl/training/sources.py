@@ -174,7 +174,7 @@ class ImageFiles:
         """
         uri = self.manifest.uris[row]
         try:
-            return open_image(uri)
+            return open_image(uri, self.transform.reading)
         except UnreadableImageError as error:
             raise UnreadableImageError(f"{uri}: {error}; it was readable when the run began") from None
 

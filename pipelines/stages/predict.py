@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
-from cprfl.data.images import open_image
+from cprfl.data.images import DEFAULT_READING, Reading, open_image
 from cprfl.errors import UnreadableImageError
 from cprfl.inference.predictor import Predictor
 from pipelines.tracking import registry
@@ -28,20 +29,24 @@ def predict_images(model: str, images: Sequence[str], output_dir: Path) -> tuple
         CheckpointError: where there is no such model.
         UnreadableImageError: naming the first image that is missing or does not decode.
     """
-    pictures = []
-    for path in images:
-        try:
-            pictures.append(open_image(path))
-        except UnreadableImageError as error:
-            raise UnreadableImageError(f"{path}: {error}") from None
     if not model.startswith("models:/"):
         predictor = Predictor.load(Path(model))
-        return predictor.predict(pictures), predictor.class_names
+        return predictor.predict(_open(images, predictor.encoder.transform.reading)), predictor.class_names
     open_existing_store(str(output_dir))
     encoded = []
-    for picture in pictures:  # a model takes bytes, never a path
+    for picture in _open(images, DEFAULT_READING):  # a model takes bytes, never a path
         content = io.BytesIO()
         picture.save(content, format="PNG")
         encoded.append(content.getvalue())
     frame = registry.load(model).predict(pd.DataFrame({"image": encoded}))
     return frame.to_numpy(), list(frame.columns)
+
+
+def _open(images: Sequence[str], reading: Reading) -> list[Image.Image]:
+    pictures = []
+    for path in images:
+        try:
+            pictures.append(open_image(path, reading))
+        except UnreadableImageError as error:
+            raise UnreadableImageError(f"{path}: {error}") from None
+    return pictures

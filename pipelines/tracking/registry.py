@@ -61,7 +61,7 @@ def register(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> st
     """
     test = prepared.manifest.split(TEST)
     picture = io.BytesIO()
-    open_image(test.uris[0]).save(picture, format="PNG")
+    open_image(test.uris[0], experiment.encoder.reading).save(picture, format="PNG")
     signature = ModelSignature(
         inputs=Schema([ColSpec(AnyType(), "image")]),
         outputs=Schema([ColSpec("float", name) for name in test.class_names]),

@@ -19,6 +19,7 @@ from cprfl.data.feature_store.shards import (
 )  # fmt: skip
 from cprfl.data.feature_store.store import DESCRIPTION, READERS, FeatureStore, mend
 from cprfl.data.files import fingerprint
+from cprfl.data.images import Reading
 from cprfl.data.storage import Folder
 from cprfl.errors import FeatureStoreError
 
@@ -28,20 +29,24 @@ class StoreKey:
     """All that determines the bytes of a store.
 
     ``images`` holds (id, URI, size and time) of each image, in order; ``encoder`` is its fingerprint, which covers
-    weights and transform; ``views`` and ``crops`` are those of `ImageRows`.
+    weights and transform; ``views`` and ``crops`` are those of `ImageRows`. ``max_pixels`` decides which images are
+    bad.
     """
 
     images: tuple[tuple[str, str, tuple[int, ...]], ...]
     encoder: str
     views: int
     crops: int = 1
+    max_pixels: int = Reading.max_pixels
 
     @property
     def fingerprint(self) -> str:
         """The name of the store's folder."""
         parts: list[object] = [VERSION, ROWS_PER_SHARD, self.images, self.encoder, self.views]
-        # A store without crops keeps the name that it had before there were any.
-        return fingerprint(parts if self.crops == 1 else [*parts, self.crops])
+        # A store without crops, and with the usual limit, keeps the name that it had before there were any.
+        parts += [] if self.crops == 1 else [self.crops]
+        parts += [] if self.max_pixels == Reading.max_pixels else [["max_pixels", self.max_pixels]]
+        return fingerprint(parts)
 
     @property
     def rows(self) -> ImageRows:

@@ -11,13 +11,14 @@ from pydantic import Field, model_validator
 from cprfl.data.readers.annotations import Annotations, SplitName
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.classes import clean_name
-from cprfl.data.readers.csv_classes import (
+from cprfl.data.readers.discovery import Proposal, Tree
+from cprfl.data.readers.tables.classes import (
     check_that_all_have,
     class_columns,
     may_be_class,
     of_columns,
 )
-from cprfl.data.readers.csv_columns import (
+from cprfl.data.readers.tables.columns import (
     column_named,
     find_image_column,
     find_labels_column,
@@ -28,11 +29,10 @@ from cprfl.data.readers.csv_columns import (
     is_score_name,
     is_split_name,
 )
-from cprfl.data.readers.csv_dialect import Table, read_table
-from cprfl.data.readers.csv_discovery import proposals
-from cprfl.data.readers.csv_labels import Said, Uncertain, Unmentioned, of_lists, of_pairs, read_cells
-from cprfl.data.readers.csv_rows import Sheet, rows_of
-from cprfl.data.readers.discovery import Proposal, Tree
+from cprfl.data.readers.tables.dialect import Table, read_table
+from cprfl.data.readers.tables.discovery import proposals
+from cprfl.data.readers.tables.labels import Said, Uncertain, Unmentioned, of_lists, of_pairs, read_cells
+from cprfl.data.readers.tables.rows import Sheet, rows_of
 from cprfl.data.storage import DataPath, parent
 
 

@@ -12,10 +12,10 @@ from cprfl.data.filesystems import is_remote, local_path
 from cprfl.data.readers.annotations import Annotations, Row, SplitName
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.classes import clean_name
-from cprfl.data.readers.csv_dialect import decode
 from cprfl.data.readers.discovery import Proposal, Tree
 from cprfl.data.readers.layout import folder_of_images, in_order, split_choices
 from cprfl.data.readers.locate import SUFFIXES, ImageFolder
+from cprfl.data.readers.tables.dialect import decode
 from cprfl.data.storage import DataPath
 from cprfl.errors import DatasetError
 

@@ -12,12 +12,12 @@ from typing import Literal
 from cprfl.data.readers.annotations import Annotations, SplitName, split_name
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.classes import clean_name
-from cprfl.data.readers.csv_columns import column_named, find_score_column, group_column, key_of
-from cprfl.data.readers.csv_dialect import Table, decode, read_table
-from cprfl.data.readers.csv_labels import Said, Uncertain, Unmentioned, of_pairs
-from cprfl.data.readers.csv_rows import Sheet, rows_of
 from cprfl.data.readers.discovery import Proposal, Tree
 from cprfl.data.readers.layout import folder_of_images, in_order, split_choices
+from cprfl.data.readers.tables.columns import column_named, find_score_column, group_column, key_of
+from cprfl.data.readers.tables.dialect import Table, decode, read_table
+from cprfl.data.readers.tables.labels import Said, Uncertain, Unmentioned, of_pairs
+from cprfl.data.readers.tables.rows import Sheet, rows_of
 from cprfl.data.storage import DataPath, parent
 from cprfl.errors import DatasetError
 

@@ -11,12 +11,13 @@ from pydantic import model_validator
 from torch import Tensor
 
 from cprfl.data.storage import DataPath, local_copy
-from cprfl.encoders.base import STATISTICS, ImageEncoder, ImageEncoderConfig, freeze
+from cprfl.encoders.base import ImageEncoder, ImageEncoderConfig, Statistics, freeze
 from cprfl.encoders.clip.embedded import embedded_weights
 from cprfl.encoders.clip.library import EMBEDDED, open_clip_module, quietly
 from cprfl.encoders.clip.similarity import attend_by_similarity
-from cprfl.encoders.weights import from_hub, load_weights
-from cprfl.errors import ConfigError, WeightsError
+from cprfl.encoders.clip.statistics import own_statistics
+from cprfl.encoders.weights import from_hugging_face, load_weights, weights_file
+from cprfl.errors import WeightsError
 
 RANDOM = "random"
 
@@ -29,7 +30,7 @@ def create_clip(
     Args:
         model: a model name of open_clip's, or `EMBEDDED`.
         pretrained: a tag of open_clip's, ``embedded`` (train the embedded model, once) or ``random``.
-        weights: a local file, used instead of the tag.
+        weights: a local file or folder, used instead of the tag.
         cache_dir: where weights trained here are kept.
         image_size: input side of a vision transformer, whose position embeddings are interpolated.
 
@@ -46,6 +47,7 @@ def create_clip(
     options: dict[str, Any] = {"force_image_size": image_size, "pretrained_image": False}
     if weights is not None:
         created = quietly(open_clip.create_model, model, **options)
+        weights = weights_file(weights)
         load_weights(weights)  # open_clip reads it once more; this names what is wrong with the file
         try:
             with local_copy(weights) as path:
@@ -60,7 +62,7 @@ def create_clip(
         if pretrained not in open_clip.list_pretrained_tags_by_model(model):
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(model))
             raise WeightsError(f"{model}: no pretrained tag {pretrained!r}; tags: {tags}")
-        created = from_hub(
+        created = from_hugging_face(
             lambda: quietly(open_clip.create_model, model, pretrained=pretrained, **options),
             model, pretrained, "encoder.weights or text_encoder.weights",
         )  # fmt: skip
@@ -77,6 +79,8 @@ class OpenClipEncoder(ImageEncoder):
         alone: the same norm and projection as the pooled feature's, CLIP's ResNets' value and output projections.
         ``attention``: how the cells of a vision transformer's last block attend: as they were trained (``own``), or to
         what is like them (``similarity``; `cprfl.encoders.clip.similarity`).
+        ``weights``: a file, or the local folder of a Hugging Face repository, instead of the tag; ``pretrained`` says
+        then which tag they are of, for its colour statistics.
         """
 
         name: Literal["open_clip"] = "open_clip"
@@ -95,20 +99,21 @@ class OpenClipEncoder(ImageEncoder):
                 raise ValueError("attention: similarity needs layer -1: it is the last block that attends otherwise")
             return self
 
-        def build(self, cache_dir: Path) -> OpenClipEncoder:
+        def build(self, cache_dir: Path, *, loaded: bool = True) -> OpenClipEncoder:
             """The frozen image tower.
 
             Raises:
                 WeightsError: where the weights cannot be had, or the tower cannot do what is asked of it.
             """
+            wants_own = self.normalize == "own" and self.statistics is None
+            statistics = own_statistics(self.model, self.pretrained, self.weights if wants_own else None)
             forced = self.image_size if "ViT" in self.model else None
-            clip: Any = create_clip(self.model, self.pretrained, self.weights, cache_dir, forced)
-            return freeze(OpenClipEncoder(self, clip.visual))  # type: ignore[return-value]
+            pretrained, weights = (self.pretrained, self.weights) if loaded else (RANDOM, None)
+            clip: Any = create_clip(self.model, pretrained, weights, cache_dir, forced)
+            return freeze(OpenClipEncoder(self, clip.visual, statistics))  # type: ignore[return-value]
 
-    def __init__(self, config: Config, visual: Any) -> None:
+    def __init__(self, config: Config, visual: Any, statistics: Statistics) -> None:
         size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
-        own = getattr(visual, "preprocess_cfg", None) or {}
-        statistics = (tuple(own["mean"]), tuple(own["std"])) if own else STATISTICS["clip"]
         super().__init__(config, config.image_size or size, statistics)
         self.visual = visual
         self.layer, self.project = config.layer, config.project
@@ -128,12 +133,6 @@ class OpenClipEncoder(ImageEncoder):
                 stage for name in ("layer1", "layer2", "layer3", "layer4") if (stage := getattr(trunk, name, None))
             ]
         return list(layers)
-
-    def checkpoint_gradients(self) -> None:
-        """See `ImageEncoder.checkpoint_gradients`; open_clip does it for transformers and timm's towers."""
-        if hasattr(self.visual, "attnpool"):
-            raise ConfigError("train.finetune.gradient_checkpointing: open_clip's ResNets have none; set it to false")
-        self.visual.set_grad_checkpointing(True)
 
     def encode(self, images_B3HW: Tensor) -> tuple[Tensor, Tensor]:
         """See `ImageEncoder.encode`."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cprfl.data.readers.classes import clean_name
-from cprfl.data.readers.csv_cells import is_literal, is_nothing, meaning, names_in_literal
-from cprfl.data.readers.csv_separator import NONE, UnclearSeparatorError, found_separator, separator_for, split
+from cprfl.data.readers.tables.cells import is_literal, is_nothing, meaning, names_in_literal
+from cprfl.data.readers.tables.separator import NONE, UnclearSeparatorError, found_separator, separator_for, split
 from cprfl.errors import DatasetError
 
 Uncertain = Literal["unknown", "negative", "positive"]

@@ -9,9 +9,9 @@ from pathlib import Path
 from cprfl.data.filesystems import is_remote, local_path
 from cprfl.data.readers.annotations import SplitName, split_name
 from cprfl.data.readers.classes import clean_name
-from cprfl.data.readers.csv_cells import is_nothing, meaning, number_in
-from cprfl.data.readers.csv_dialect import Table, is_image_name
 from cprfl.data.readers.locate import ImageFolder
+from cprfl.data.readers.tables.cells import is_nothing, meaning, number_in
+from cprfl.data.readers.tables.dialect import Table, is_image_name
 from cprfl.errors import DatasetError
 
 # In the order in which they are preferred; the vague ones must hold names of image files, or lead to files.

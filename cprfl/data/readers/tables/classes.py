@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cprfl.data.readers.classes import clean_name
-from cprfl.data.readers.csv_cells import Meaning, meaning
-from cprfl.data.readers.csv_dialect import Table
-from cprfl.data.readers.csv_labels import Said, Uncertain, Unmentioned
+from cprfl.data.readers.tables.cells import Meaning, meaning
+from cprfl.data.readers.tables.dialect import Table
+from cprfl.data.readers.tables.labels import Said, Uncertain, Unmentioned
 from cprfl.errors import DatasetError
 
 _INDEX = re.compile(r"(.* )?(id|ids|idx|index|uid|guid)|(unnamed \d+( \d+)?)?")

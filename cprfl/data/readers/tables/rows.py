@@ -11,11 +11,11 @@ from urllib.parse import unquote
 
 from cprfl.data.filesystems import is_remote, local_path
 from cprfl.data.readers.annotations import Row, SplitName, split_name
-from cprfl.data.readers.csv_columns import key_of, splits_in
-from cprfl.data.readers.csv_dialect import Table
-from cprfl.data.readers.csv_labels import Said
 from cprfl.data.readers.labelstudio_json import path_in
 from cprfl.data.readers.locate import ImageFolder
+from cprfl.data.readers.tables.columns import key_of, splits_in
+from cprfl.data.readers.tables.dialect import Table
+from cprfl.data.readers.tables.labels import Said
 from cprfl.errors import DatasetError
 
 _SAMPLE = 20  # names that show which folder images are in

@@ -8,12 +8,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from cprfl.data.readers.annotations import SplitName, split_name
-from cprfl.data.readers.csv_classes import class_columns
-from cprfl.data.readers.csv_columns import find_labels_column, find_split_column, sample, splits_in
-from cprfl.data.readers.csv_dialect import DELIMITERS, Table, is_image_name, read_table
 from cprfl.data.readers.discovery import Proposal, Tree
 from cprfl.data.readers.layout import folder_of_images, in_order, split_choices
 from cprfl.data.readers.openimages import is_open_images
+from cprfl.data.readers.tables.classes import class_columns
+from cprfl.data.readers.tables.columns import find_labels_column, find_split_column, sample, splits_in
+from cprfl.data.readers.tables.dialect import DELIMITERS, Table, is_image_name, read_table
 from cprfl.errors import DatasetError
 
 _HEAD = 1 << 18  # bytes of a file that are looked at
