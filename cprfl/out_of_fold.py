@@ -18,6 +18,7 @@ from cprfl.evaluation.metrics import mean_precision
 from cprfl.experiment import Experiment
 from cprfl.models.base import Method
 from cprfl.preparation import Prepared
+from cprfl.progress import progress
 from cprfl.training.loop import Worker, fit, score
 
 FOLDS = 5  # unless the method wants another number
@@ -94,7 +95,8 @@ def _logits(
     if len(np.unique(fold_N)) < folds:
         raise DatasetError(f"split train: {len(training)} images make no {folds} folds; lower model.num_folds")
     parts = []
-    for fold in range(folds):
+    numbers = range(folds)
+    for fold in progress(numbers, folds, "training without a fold") if worker.rank == 0 else numbers:
         held_out = training.select(np.flatnonzero(fold_N == fold))
         part = replace(prepared, manifest=hold_out(training, fold_N == fold))
         parts.append(_held_out_logits(experiment, part, held_out, worker, text_tower))

@@ -50,7 +50,7 @@ def encoders_of(weights: Path) -> Encoders:
     names = set(load_weights(str(weights)))
     for model, own in _CNN_WEIGHTS.items():
         if own in names:
-            cnn = {"name": "torchvision", "model": model, "weights": str(weights.absolute())}
+            cnn = {**_cnn(model), "weights": str(weights.absolute())}
             return Encoders(cnn, _RANDOM_TEXT, f"{model}, from {weights}")
     raise WeightsError(
         f"{weights}: of none of {', '.join(_CNN_WEIGHTS)}; start without it, and set encoder.model and encoder.weights"
@@ -80,6 +80,11 @@ def encoders_at_hand() -> Encoders:
         "no weights are here and huggingface.co does not answer: the embedded CLIP, which has seen drawn shapes only",
     )  # fmt: skip
     return replace(embedded, encoder={**embedded.encoder, "layer": -2})  # 6 x 6 cells; the last layer has 3 x 3
+
+
+def _cnn(model: str) -> dict[str, Any]:
+    """At most 7 x 7 cells: SqueezeNet has 13 x 13, which take three times as long to train on."""
+    return {"name": "torchvision", "model": model} | ({"pool": 7} if model == "squeezenet1_1" else {})
 
 
 def _clip(model: str, tag: str, why: str) -> Encoders:
