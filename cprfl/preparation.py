@@ -239,7 +239,7 @@ def _check_splits(manifest: Manifest, needs: Collection[str], experiment: Experi
             raise DatasetError(
                 f"split {name}: none of its {len(split)} images shows a class; {'' if held_out else 'see '}{mend}"
             )
-    if not (manifest.split(TRAIN).targets() == 0).any():
+    if manifest.unknown and not (manifest.split(TRAIN).targets() == 0).any():
         raise DatasetError(
             "split train: of no image and class is it known that the image does not show it, so nothing can be told "
             "apart; see dataset.uncertain and dataset.unmentioned"

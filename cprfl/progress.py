@@ -27,7 +27,7 @@ def progress(items: Iterable[Item], total: int, what: str, size: Callable[[Item]
             for item in items:
                 yield item
                 bar.advance(task, size(item))
-                bar.update(task, rate=f"{bar.tasks[0].completed / (time.monotonic() - start):.1f}/s")
+                bar.update(task, rate=_rate(bar.tasks[0].completed, time.monotonic() - start))
         return
     start = shown = time.monotonic()
     done = 0
@@ -38,5 +38,10 @@ def progress(items: Iterable[Item], total: int, what: str, size: Callable[[Item]
         if done == total or now - shown >= _SECONDS_BETWEEN_LINES:
             seconds = now - start
             left = f", {seconds * (total - done) / done:.0f} s left" if done < total else ""
-            print(f"{what}: {done}/{total}, {seconds:.0f} s, {done / seconds:.1f}/s{left}", file=sys.stderr, flush=True)
+            print(f"{what}: {done}/{total}, {seconds:.0f} s, {_rate(done, seconds)}{left}", file=sys.stderr, flush=True)
             shown = now
+
+
+def _rate(done: float, seconds: float) -> str:
+    """What is done in a second, or how long one takes."""
+    return f"{done / seconds:.1f}/s" if done >= seconds else f"{seconds / max(done, 1):.1f} s each"

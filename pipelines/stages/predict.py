@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from cprfl.data.images import DEFAULT_READING, Reading, open_image
+from cprfl.data.checks import MISSING
+from cprfl.data.images import DEFAULT_READING, Reading, image_stamps, open_image
 from cprfl.errors import UnreadableImageError
 from cprfl.inference.predictor import Predictor
 from pipelines.tracking import registry
@@ -29,6 +30,9 @@ def predict_images(model: str, images: Sequence[str], output_dir: Path) -> tuple
         CheckpointError: where there is no such model.
         UnreadableImageError: naming the first image that is missing or does not decode.
     """
+    for path, stamp in zip(images, image_stamps(images), strict=True):
+        if stamp == MISSING:  # which is better known before a model is loaded
+            raise UnreadableImageError(f"{path}: file not found")
     if not model.startswith("models:/"):
         predictor = Predictor.load(Path(model))
         return predictor.predict(_open(images, predictor.encoder.transform.reading)), predictor.class_names
