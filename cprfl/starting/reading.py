@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from cprfl.data.checks import missing_images, where_it_may_be
+from cprfl.data.filesystems import is_remote
 from cprfl.data.images import image_stamps
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import TEST, VALIDATION, Groups, Manifest
@@ -31,6 +33,7 @@ from cprfl.data.readers import (
 )
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.discovery import Proposal, Tree
+from cprfl.data.readers.json_text import read_json
 from cprfl.errors import DatasetError
 from cprfl.experiment import AnyDataset
 
@@ -39,6 +42,20 @@ READERS = (
     webdataset, parquet_table, yolo, coco, cvat, labelstudio, labelme, voc, openimages, csv_table, list_files, folders,
 )  # fmt: skip
 TEST_SHARE = 0.2
+_A_FILE_FOR_EACH_IMAGE = ("voc", "labelme")  # a second one is a former state, or predictions
+_LOOKED_AT = 3  # files, for what is wrong with them
+_MENDS = {
+    ".json": "of JSON, COCO's instances, labelme's files and Label Studio's exports are read",
+    ".xml": 'of XML, Pascal VOC\'s files and "CVAT for images 1.1" (of no video) are read',
+    ".arrow": "`save_to_disk` of Hugging Face's datasets is not read: write Parquet with `to_parquet`",
+    ".jsonl": "JSON lines are not read: write a CSV table (pandas: read_json(..., lines=True).to_csv)",
+    ".tfrecord": "TFRecord is not read: export COCO, Pascal VOC or YOLO",
+    ".zip": "unpack the .zip files first",
+    ".gz": "unpack the .gz files first",
+    ".tgz": "unpack the .tgz files first",
+    ".7z": "unpack the .7z files first",
+    ".rar": "unpack the .rar files first",
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +80,8 @@ class Reading:
 def read_what_is_there(path: Path) -> Reading:
     """Find out how a folder or a file of annotations is read, and read it.
 
-    Where the reader refuses and says with which settings it would not, those are taken, and are unsure. A test split
-    is dealt out where there is none.
+    Where the reader refuses and says with which settings it would not, those are taken, and are unsure; but files of
+    annotations that are about one image are not joined. A test split is dealt out where there is none.
 
     Raises:
         DatasetError: where nothing is found that a reader knows, or what is found cannot be read.
@@ -72,25 +89,27 @@ def read_what_is_there(path: Path) -> Reading:
     tree = Tree.of(path)
     proposals = [proposal for reader in READERS for proposal in reader.discover(tree)]
     if not proposals:
-        kinds = Counter(PurePosixPath(file).suffix.lower() or "no suffix" for file in tree.files).most_common(5)
-        listed = ", ".join(f"{count} {kind}" for kind, count in kinds)
-        raise DatasetError(
-            f"{path}: no annotations that can be read (files: {listed}); point at the file itself, or write "
-            "dataset.name and its settings (README, Your own images)"
-        )
+        raise DatasetError(_nothing_found(path, tree))
     first, *others = proposals
     settings, unsure = _with_a_test_split(first)
+    alike = [other.found for other in others if other.dataset["name"] == first.dataset["name"]]
+    if alike:
+        more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
+        _add(unsure, "splits", f"not read, for it is no other split: {' | '.join(alike[:3])}{more}")
     while True:
         try:
             manifest = _dataset(settings, tree.root).read()
             break
         except DatasetError as error:
-            if not error.settings.keys() - settings.keys():
+            second = "repeated_images" in error.settings and first.dataset["name"] in _A_FILE_FOR_EACH_IMAGE
+            if second or not error.settings.keys() - settings.keys():
                 raise DatasetError(f"{first.found}\n{error}") from None
             settings |= error.settings
             why = str(error).split(";")[0].replace(f"{tree.root.absolute()}/", "")
             unsure |= dict.fromkeys(error.settings, f"needed: {why}")
-    settings |= _about_images(manifest, tree.root, unsure)
+    settings |= _about_images(manifest, path, tree.root, unsure)
+    if settings["name"] != "folders" and (twins := _twins(manifest, tree)):
+        _add(unsure, "splits", twins)
     counts = class_counts(manifest)
     if (counts == 0).any():
         settings["classes_without_images"] = "leave_out"
@@ -98,6 +117,30 @@ def read_what_is_there(path: Path) -> Reading:
     settings["groups"] = _groups(manifest)
     manifest = replace(manifest, groups=Groups(**settings["groups"]))
     return Reading(settings, first.found, unsure, tuple(other.found for other in others), manifest)
+
+
+def _nothing_found(path: Path, tree: Tree) -> str:
+    """That nothing is found to read, and what would mend it as far as the files' names say it."""
+    kinds = Counter(PurePosixPath(file).suffix.lower() or "no suffix" for file in tree.files)
+    listed = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(5))
+    mends = [_broken_json(tree), *(mend for suffix, mend in _MENDS.items() if suffix in kinds)]
+    if tree.images and 2 * kinds[".txt"] > len(tree.images):
+        mends.append(
+            "label files of YOLO lie beside the images, or in `labels` where these lie in `images`, and the names of "
+            "the classes are in data.yaml or classes.txt"
+        )
+    usual = "point at the file itself, or write dataset.name and its settings (README, Your own images)"
+    return f"{path}: no annotations that can be read (files: {listed}); {'; '.join([*filter(None, mends), usual])}"
+
+
+def _broken_json(tree: Tree) -> str:
+    """Where one of the first JSON files is none, which no reader can say."""
+    try:
+        for file in tree.annotations(".json")[:_LOOKED_AT]:
+            read_json(tree.path(file), "JSON file")
+    except DatasetError as error:
+        return str(error)
+    return ""
 
 
 def _dataset(settings: Mapping[str, Any], root: Path) -> DatasetConfig:
@@ -124,16 +167,38 @@ def _with_a_test_split(proposal: Proposal) -> tuple[dict[str, Any], dict[str, st
     return settings, unsure
 
 
-def _about_images(manifest: Manifest, root: Path, unsure: dict[str, str]) -> dict[str, Any]:
+def _about_images(manifest: Manifest, path: Path, root: Path, unsure: dict[str, str]) -> dict[str, Any]:
     """Skip images that are not there, unless that is all of them."""
     missing = missing_images(manifest, image_stamps(manifest.uris))
     if len(missing) == len(manifest):
         guess = where_it_may_be(missing[0].uri, str(root))
+        if path.is_file():
+            guess += "; or point at the folder that has both the annotations and the images"
         raise DatasetError(f"none of the {len(missing)} images is there, the first of them {missing[0].uri}; {guess}")
     if not missing:
         return {}
     unsure["on_bad_image"] = f"{len(missing)} of {len(manifest)} images are not there, such as {missing[0].uri}"
     return {"on_bad_image": "skip"}
+
+
+def _twins(manifest: Manifest, tree: Tree) -> str:
+    """That images of the same names lie in other folders too; nothing where that is so of less than half of them."""
+    read = {os.path.normpath(uri): uri for uri in manifest.uris if not is_remote(uri)}
+    names = {_base(place): uri for place, uri in read.items()}
+    others = [image for image in tree.images if _base(image) in names]
+    root = tree.root.absolute()
+    twins = [image for image in others if os.path.normpath(root / image) not in read]
+    if not twins or 2 * len(twins) < len(manifest):
+        return ""
+    return f"{len(twins)} images of the same names are not read, such as {twins[0]} (but {names[_base(twins[0])]})"
+
+
+def _base(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _add(unsure: dict[str, str], setting: str, why: str) -> None:
+    unsure[setting] = f"{unsure[setting]}; {why}" if setting in unsure else why
 
 
 def _groups(manifest: Manifest) -> dict[str, int]:

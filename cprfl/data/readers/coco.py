@@ -9,14 +9,15 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from cprfl.config import Config
+from cprfl.data.filesystems import is_remote
 from cprfl.data.readers.annotations import Annotations, Row, SplitName
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.classes import clean_name
 from cprfl.data.readers.coco_file import CocoFile, Id, id_of, read_coco, required_id
 from cprfl.data.readers.discovery import Proposal, Tree
 from cprfl.data.readers.layout import folder_of_images, in_order, split_choices
-from cprfl.data.readers.locate import ImageFolder
-from cprfl.data.storage import DataPath
+from cprfl.data.readers.locate import ImageFolder, LocalFiles
+from cprfl.data.storage import DataPath, join
 from cprfl.errors import DatasetError
 
 
@@ -119,8 +120,11 @@ def _labels(
 
 def _rows(path: str, file: CocoFile, labels: Mapping[Id | None, Mapping[str, None]], folder: ImageFolder) -> list[Row]:
     names = []
+    files = LocalFiles()
     for position, image in enumerate(file.images):
-        name = image.coco_url if image.file_name in (None, "") else image.file_name
+        name = image.file_name
+        if name in (None, "") and isinstance(image.coco_url, str):
+            name = _downloaded(image.coco_url, folder.folder, files)
         if not isinstance(name, str | int) or not str(name).strip():
             raise DatasetError(f"{path}, images[{position}]: no `file_name`, and no `coco_url` either")
         names.append(str(name))
@@ -128,6 +132,13 @@ def _rows(path: str, file: CocoFile, labels: Mapping[Id | None, Mapping[str, Non
         Row(image_id, uri, tuple(shown), f"{path}, image {key}")
         for (image_id, uri), (key, shown) in zip(folder.find(names), labels.items(), strict=True)
     ]
+
+
+def _downloaded(url: str, folder: str, files: LocalFiles) -> str:
+    """The end of an address that is a path below the folder (LVIS has addresses alone), or the address."""
+    parts = url.partition("://")[2].split("/")[1:]
+    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    return next((end for end in ends if not is_remote(folder) and files.find(join(folder, end)) is not None), url)
 
 
 def _joined(path: str, categories: Sequence[_Category]) -> list[str]:
@@ -181,7 +192,8 @@ def discover(tree: Tree) -> list[Proposal]:
     found = {file: parsed for file in tree.annotations(".json") if (parsed := _parsed(tree, file)) is not None}
     instances = {file: parsed for file, parsed in found.items() if PurePosixPath(file).name.startswith("instances")}
     found = instances or found
-    return [_proposal(tree, files, found) for files in split_choices(found)]
+    fullest = sorted(split_choices(found), key=lambda files: -sum(len(found[f].annotations) for f in files.values()))
+    return [_proposal(tree, files, found) for files in fullest]
 
 
 def _parsed(tree: Tree, file: str) -> CocoFile | None:

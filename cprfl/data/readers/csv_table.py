@@ -131,6 +131,8 @@ class CsvDataset(DatasetConfig):
 
     def _from_names(self, sheets: Mapping[SplitName, Sheet]) -> tuple[list[str], dict[SplitName, Said], list[str]]:
         """What names of classes say."""
+        for sheet in sheets.values():
+            sheet.check_that_all_is_said()
         one_name = any(sheet.score is not None or sheet.is_long for sheet in sheets.values())
         cells = Counter[str]()
         for sheet in sheets.values():

@@ -23,7 +23,10 @@ from cprfl.errors import DatasetError
 _JOINTS = ("+", "&", ",", ";", "|", "__")
 _WORDS_FOR_NONE = {"none", "no_class", "negative", "negatives", "background", "empty", "unlabeled", "unlabelled"}
 _NO_CLASSES = {"images", "imgs", "image", "labels", "annotations", "masks", "jpegimages", "data"}
-_BESIDE = {"readme", "license", "licence", "thumbs", "desktop", "classes", "attribution", "citation"}
+_OF_TOOLS = {"no_label", "_unlabeled"}  # what CVAT and FiftyOne call the folder of images without a label
+_BESIDE = {
+    "readme", "license", "licence", "thumbs", "desktop", "classes", "class_names", "synsets", "attribution", "citation",
+}  # fmt: skip
 
 
 class FoldersDataset(DatasetConfig):
@@ -71,6 +74,12 @@ class FoldersDataset(DatasetConfig):
         """The images, each file by itself."""
         if not files:
             raise DatasetError(f"{root}: no images below it; check the path and data_root")
+        inner = [file.split("/")[-2] for file in files if file.count("/") > 1]
+        if self.nested is None and inner and all(split_name(name) is not None for name in inner):
+            raise DatasetError(
+                f"{root}: the folders of splits ({inner[0]}) lie in those of the classes; put the classes' folders "
+                "into those of the splits (train/dog, test/dog)"
+            )
         for file in files:
             folder, _, base = file.rpartition("/")
             if not folder:
@@ -207,27 +216,31 @@ def discover(tree: Tree) -> list[Proposal]:
         images = [parts[1:] for parts in images]
     tops = {parts[0] for parts in images}
     splits = {split: "/".join([*start, top]) for top in tops if (split := split_name(top))}
-    if splits and len(splits) == len(tops):
-        images = [parts[1:] for parts in images]
+    left_out = sorted(tops - {split.rpartition("/")[2] for split in splits.values()}) if len(splits) > 1 else []
+    if splits and (len(splits) == len(tops) or ("train" in splits and left_out)):
+        images = [parts[1:] for parts in images if parts[0] not in left_out]
     else:  # `train` beside `car` and `bus` is a class
         splits = {"train": "/".join(start) or "."}
     classes = {parts[0] for parts in images if len(parts) > 1}
     unlikely = any(name.casefold() in _NO_CLASSES for name in classes) or all(map(split_name, classes))
     if len(classes) < 2 or unlikely or "train" not in splits or not all(len(parts) > 1 for parts in images):
         return []
-    none = sorted(name for name in classes if _may_be_none(name))
+    none = sorted((name for name in classes if _may_be_none(name)), key=lambda name: (name not in _OF_TOOLS, name))
+    certain = {"no_class": none[0]} if none and none[0] in _OF_TOOLS else {}
     return [
         Proposal(
-            {"name": "folders", "splits": splits},
+            {"name": "folders", "splits": splits, **certain},
             f"a folder for each of {len(classes)} classes, {len(images)} files",
-            {"no_class": f"{none[0]}, if its images show none of the classes"} if none else {},
+            ({"no_class": f"{none[0]}, if its images show none of the classes"} if none else {})
+            | ({"splits": f"not read: {', '.join(left_out)}"} if left_out else {}),
         )
     ]
 
 
 def _lies_beside(file: str) -> bool:
-    return PurePosixPath(file).stem.casefold() in _BESIDE
+    """Whether a file is about others, such as README.roboflow.txt."""
+    return PurePosixPath(file).name.casefold().partition(".")[0] in _BESIDE
 
 
 def _may_be_none(name: str) -> bool:
-    return name.strip("_- ").casefold().replace(" ", "_") in _WORDS_FOR_NONE
+    return name in _OF_TOOLS or name.strip("_- ").casefold().replace(" ", "_") in _WORDS_FOR_NONE

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 from urllib.parse import unquote
 
 from cprfl.data.filesystems import is_remote, local_path
 from cprfl.data.readers.annotations import Annotations, Row, SplitName
 from cprfl.data.readers.base import DatasetConfig
-from cprfl.data.readers.discovery import Proposal, Tree, common_folder, splits_of
+from cprfl.data.readers.discovery import Proposal, Tree, common_folder
 from cprfl.data.readers.labelstudio_json import (
     Annotation,
     Task,
@@ -21,7 +21,7 @@ from cprfl.data.readers.labelstudio_json import (
     path_in,
     read_tasks,
 )
-from cprfl.data.readers.layout import folder_of_images
+from cprfl.data.readers.layout import folder_of_images, in_order, split_choices
 from cprfl.data.readers.locate import ImageFolder
 from cprfl.data.storage import DataPath, Folder, parent
 from cprfl.errors import DatasetError
@@ -183,23 +183,25 @@ def _renamed(folder: str, uploads: dict[int, str]) -> dict[int, str]:
 
 
 def discover(tree: Tree) -> list[Proposal]:
-    """Exports of Label Studio, one a split."""
+    """Exports of Label Studio: one a split where their names tell splits apart, else each by itself."""
     files = [file for file in tree.annotations(".json") if _may_be_export(tree.head(file))]
-    splits = splits_of(files) if files else None
-    if splits is None:
-        return []
+    found = [_proposal(tree, in_order(splits)) for splits in split_choices(files)]
+    return [proposal for proposal in found if proposal is not None]
+
+
+def _proposal(tree: Tree, splits: Mapping[SplitName, str]) -> Proposal | None:
     first = next(iter(splits.values()))
     try:
         tasks, _ = read_tasks(tree.path(first), None)
         addresses = [str(task.data[image_key(tasks, None)]) for task in tasks]
     except DatasetError:
-        return []
+        return None
     names = [unquote(path_in(address)) for address in addresses]
     folder = folder_of_images(tree, [*names, *(_UPLOAD.sub("", name, count=1) for name in names)], first)
     if folder is None and len({parent(image) for image in tree.images}) == 1:  # which were renamed when uploaded
         folder = common_folder(tree.images) or "."
     settings = {"name": "labelstudio", "splits": splits} | ({} if folder is None else {"images": folder})
-    return [Proposal(settings, f"Label Studio, {len(files)} {'export' if len(files) == 1 else 'exports'}")]
+    return Proposal(settings, f"Label Studio; {', '.join(f'{split}: {file}' for split, file in splits.items())}")
 
 
 def _may_be_export(head: bytes) -> bool:

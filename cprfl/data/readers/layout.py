@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import TypeVar, get_args
 
 from cprfl.data.readers.annotations import SplitName
-from cprfl.data.readers.discovery import Tree, split_of_path, splits_of
+from cprfl.data.readers.discovery import Tree, common_folder, split_of_path, splits_of
 from cprfl.data.readers.locate import SUFFIXES
 
 _SAMPLE = 25
@@ -28,21 +29,39 @@ def folder_of_images(tree: Tree, names: Sequence[str], near: str) -> str | None:
     for image in tree.images:
         by_stem.setdefault(_stem(image), []).append(image)
     votes = Counter[str]()
+    matched = 0
     for name in names[:: max(1, len(names) // _SAMPLE)]:
-        slashed = name.replace("\\", "/")
-        votes.update({_folder_by(image, slashed) for image in by_stem.get(_stem(slashed), [])})
+        found = {_folder_by(image, name.replace("\\", "/")) for image in _called(name, by_stem)}
+        votes.update(found)
+        matched += bool(found)
     if not votes:
         return None
     split = split_of_path(near)
-    return max(votes, key=lambda folder: (votes[folder], split_of_path(f"{folder}/x") == split, _shared(folder, near)))
+    best = max(
+        sorted(votes),
+        key=lambda folder: (
+            votes[folder], split_of_path(f"{folder}/x") == split, not _is_of_masks(folder), _shared(folder, near),
+        ),
+    )  # fmt: skip
+    images = [_called(name, by_stem) for name in names] if votes[best] < matched else [[]]
+    if all(len(alike) < 2 for alike in images) and any(images):  # names without the folders that the images are in
+        return common_folder(image for alike in images for image in alike)
+    return best
 
 
 def split_choices(files: Iterable[str]) -> list[dict[SplitName, str]]:
-    """Ways to take files as splits: all of them where their paths tell them apart, else those of one name, or each."""
+    """Ways to take files as splits: all of them where their paths tell them apart, else those of one name, or each.
+
+    One file more than tell splits apart may be that of all images (``trainval``), and is a way by itself.
+    """
     listed = list(files)
     whole = _split_files(listed)
     if whole is not None or len(listed) < 2:
         return [whole] if whole else []
+    for file in sorted(listed, key=lambda file: (split_of_path(file) is not None, -len(file))):
+        others = splits_of(other for other in listed if other != file)
+        if others is not None and len(others) > 1:
+            return [others, {"train": file}]
     alike: dict[str, list[str]] = {}
     for file in listed:
         alike.setdefault(PurePosixPath(file).name, []).append(file)
@@ -71,9 +90,26 @@ def in_order(splits: Mapping[SplitName, T]) -> dict[SplitName, T]:
     return {split: splits[split] for split in get_args(SplitName) if split in splits}
 
 
+def _called(name: str, by_stem: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """The images that a name may mean: those of its suffix, if there are any, for masks have the images' names too."""
+    slashed = name.replace("\\", "/")
+    images = by_stem.get(_stem(slashed), [])
+    return [image for image in images if _base(image) == _base(slashed)] or images
+
+
+def _is_of_masks(folder: str) -> bool:
+    """Whether a folder is called as one of what is made of the images (VOC's ``SegmentationClass``)."""
+    return re.search(r"mask|segment|thumb|depth", PurePosixPath(folder).name, re.IGNORECASE) is not None
+
+
+def _base(name: str) -> str:
+    """A file's name, to compare."""
+    return unicodedata.normalize("NFC", name.rpartition("/")[2]).casefold()
+
+
 def _stem(name: str) -> str:
     """A file's name without an image's suffix, to compare."""
-    base = unicodedata.normalize("NFC", name.rpartition("/")[2]).casefold()
+    base = _base(name)
     return PurePosixPath(base).stem if PurePosixPath(base).suffix in SUFFIXES else base
 
 

@@ -15,6 +15,7 @@ from cprfl.data.readers.classes import clean_name
 from cprfl.data.readers.discovery import Proposal, Tree
 from cprfl.data.readers.layout import folder_of_images, in_order, split_choices
 from cprfl.data.readers.locate import SUFFIXES, ImageFolder
+from cprfl.data.readers.tables.columns import stray
 from cprfl.data.readers.tables.dialect import decode
 from cprfl.data.storage import DataPath
 from cprfl.errors import DatasetError
@@ -75,6 +76,10 @@ class ListFilesDataset(DatasetConfig):
                     f"{line.where}: class index {outside[0]} is out of range; {self.labels} has 0 to "
                     f"{len(class_names) - 1}"
                 )
+        found = stray([line.image for line in lines])
+        if found is not None:
+            where = next(line.where for line in lines if line.image == found)
+            raise DatasetError(f"{where}: {found!r} is no image file as the others are; remove the line")
         _check_that_they_are_indices(lines, len(class_names))
         repeated = sum(len({*line.labels}) < len(line.labels) for line in lines)
         if repeated:
@@ -180,7 +185,7 @@ def _with_files(line: _Line, folder: ImageFolder) -> _Line:
 
 
 def _check_that_they_are_indices(lines: Sequence[_Line], num_classes: int) -> None:
-    """Refuse what may be one 0 or 1 for each class, or numbers that belong to the path.
+    """Refuse what may be one 0 or 1 for each class, how many there are, or numbers that belong to the path.
 
     Raises:
         DatasetError: naming the line.
@@ -194,6 +199,12 @@ def _check_that_they_are_indices(lines: Sequence[_Line], num_classes: int) -> No
             f"{num_classes} classes; a list names the indices of those that an image shows. Write it as a table "
             "`image,class,class,...` and read it with dataset.name: csv"
             + ("" if doubtful[0].certain else "; or put a tab behind the path, if its name ends in a number")
+        )
+    counted = all(line.labels and line.labels[0] == len(line.labels) - 1 for line in lines)
+    mixed = next((line for line in lines if list(line.labels) != sorted({*line.labels})), None)
+    if counted and mixed is not None:
+        raise DatasetError(
+            f"{mixed.where}: the first number of each line is how many follow; a list names the indices alone"
         )
     seen: dict[str, _Line] = {}
     for line in lines:
@@ -214,9 +225,9 @@ def discover(tree: Tree) -> list[Proposal]:
         named = {file: names for file, names in named.items() if _LABEL_FILE.search(PurePosixPath(file).name)}
     if len(named) != 1:
         return []
-    ((labels, class_names),) = named.items()
+    (labels,) = named
     candidates = [file for file in tree.annotations(*_TEXTS) if file != labels]
-    images = {file: folder_of_images(tree, _images(tree, file, len(class_names)), file) for file in candidates}
+    images = {file: folder_of_images(tree, _images(tree, file), file) for file in candidates}
     folders = {file: folder for file, folder in images.items() if folder is not None}
     return [
         Proposal(
@@ -240,12 +251,11 @@ def _class_names(tree: Tree, file: str) -> list[str]:
         return []
 
 
-def _images(tree: Tree, file: str, num_classes: int) -> list[str]:
+def _images(tree: Tree, file: str) -> list[str]:
     """The paths in the head of a list of images, if a file is one."""
     lines = tree.head(file, _HEAD).decode("utf-8", "ignore").splitlines()
     try:
         parsed = [_parsed(file, line.strip(" ")) for line in lines[: max(1, len(lines) - 1)] if line.strip()]
     except DatasetError:
         return []
-    labels = {label for line in parsed for label in line.labels}
-    return [line.image for line in parsed] if labels and labels <= {*range(num_classes)} else []
+    return [line.image for line in parsed] if any(line.labels for line in parsed) else []

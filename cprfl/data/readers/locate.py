@@ -27,8 +27,8 @@ class ImageFolder:
 
     A name is taken as it is written where there is such a file. Otherwise: with backslashes for slashes, in another
     Unicode form, in other letters' case, with the suffix that it lacks or another image suffix. Where *no* name leads
-    anywhere, the files' names alone are looked for in the folder, if they are unique there. What is found in another
-    way is counted in `notes`; a name that leads nowhere stays what it is.
+    anywhere, the files' names alone are looked for in the folder, then in those below it, if they are unique there.
+    What is found in another way is counted in `notes`; a name that leads nowhere stays what it is.
 
     Args:
         folder: path or URI; remote ones are not listed, and their names are taken as they are.
@@ -84,8 +84,13 @@ class ImageFolder:
         bases = [_plain(name.replace("\\", "/")).rpartition("/")[2] for name in names]
         if is_remote(self.folder) or len({*bases}) < len({*names}):
             return [None] * len(names)
-        listing = self._listing(str(local_path(self.folder)) or ".")
+        folder = str(local_path(self.folder)) or "."
+        listing = self._listing(folder)
         matches = [listing.like(base) for base in bases]
+        if not any(matches):
+            below = _below(folder)
+            listing = _Listing(below)
+            matches = [None if match is None else below[match] for match in map(listing.like, bases)]
         for name, match in zip(names, matches, strict=True):
             if match is not None:
                 self._note("by the file's name alone", name, join(self.folder, match))
@@ -97,7 +102,7 @@ class ImageFolder:
 
     def _listing(self, folder: str) -> _Listing:
         if folder not in self._listings:
-            self._listings[folder] = _Listing(folder)
+            self._listings[folder] = _Listing(_names_in(folder))
         return self._listings[folder]
 
     def _note(self, way: str, name: str, path: str) -> None:
@@ -105,14 +110,31 @@ class ImageFolder:
         self._example.setdefault(way, f"{name!r}: {path}")
 
 
-class _Listing:
-    """Names of the files of one folder, and by how they would be written otherwise."""
+class LocalFiles:
+    """Local files by their paths, the name in any Unicode form, and with its suffix in any letters' case."""
 
-    def __init__(self, folder: str) -> None:
-        try:
-            self._files = {entry.name for entry in os.scandir(folder) if not entry.is_dir()}
-        except (OSError, ValueError):  # no such folder, or no name of one
-            self._files = set()
+    def __init__(self) -> None:
+        self._listings: dict[str, _Listing] = {}
+
+    def find(self, path: str) -> str | None:
+        """The path of the file, as its folder has it; none where there is none."""
+        plain = path.removeprefix("file://")
+        folder, _, base = plain.rpartition("/")
+        folder = folder or ("/" if plain.startswith("/") else ".")
+        if folder not in self._listings:
+            self._listings[folder] = _Listing(_names_in(folder))
+        listing = self._listings[folder]
+        if listing.has(base):
+            return path
+        match = listing.like(base) or ""
+        return f"{path[: len(path) - len(base)]}{match}" if _but_for_the_suffix(match, base) else None
+
+
+class _Listing:
+    """Names of files, and by how they would be written otherwise."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._files = {*names}
         self._alike: dict[str, list[str]] | None = None
 
     def has(self, base: str) -> bool:
@@ -142,6 +164,22 @@ class _Listing:
         return None
 
 
+def _names_in(folder: str) -> list[str]:
+    try:
+        return [entry.name for entry in os.scandir(folder) if not entry.is_dir()]
+    except (OSError, ValueError):  # no such folder, or no name of one
+        return []
+
+
+def _below(folder: str) -> dict[str, str]:
+    """Paths of the files below a folder by their names, of those whose name no other has."""
+    paths: dict[str, list[str]] = {}
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            paths.setdefault(name, []).append(f"{os.path.relpath(inner, folder)}/{name}".removeprefix("./"))
+    return {name: found[0] for name, found in paths.items() if len(found) == 1}
+
+
 def _plain(name: str) -> str:
     """A relative path without detours (``./a``, ``a//b``); any other name as it is."""
     if "://" in name or name.startswith("/"):
@@ -157,6 +195,12 @@ def _parts(name: str) -> tuple[str, str]:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _but_for_the_suffix(one: str, other: str) -> bool:
+    """Whether two names are one, their suffixes in any letters' case."""
+    (stem, suffix), (written, wanted) = (_parts(unicodedata.normalize("NFC", name)) for name in (one, other))
+    return stem == written and suffix.casefold() == wanted.casefold()
 
 
 def _difference(written: str, found: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
@@ -20,6 +21,8 @@ from cprfl.data.readers.tables.labels import Said, Uncertain, Unmentioned, of_pa
 from cprfl.data.readers.tables.rows import Sheet, rows_of
 from cprfl.data.storage import DataPath, parent
 from cprfl.errors import DatasetError
+
+_CODE = re.compile(r"^\"?(/[mtg]/[^\",;\t\n]+)\"?([,;\t])", re.MULTILINE)  # at the beginning of a line
 
 
 class OpenImagesDataset(DatasetConfig):
@@ -75,16 +78,18 @@ class OpenImagesDataset(DatasetConfig):
 
 
 def read_descriptions(path: str, encoding: str | None = None) -> dict[str, str]:
-    """The name of each class, by its code: of a CSV file with or without a header.
+    """The name of each class, by its code: of a CSV file (comma, semicolon, tab) with or without a header.
 
     Raises:
         DatasetError: naming the line that is no code and name, or that names a code anew.
     """
     text, _ = decode(path, "file of class descriptions", encoding)
     names: dict[str, str] = {}
-    for line, record in enumerate(csv.reader(io.StringIO(text, newline="")), 1):
+    found = _CODE.search(text)
+    delimiter = found[2] if found else ","
+    for line, record in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), 1):
         cells = [clean_name(cell) for cell in record]
-        if not any(cells) or (line == 1 and key_of(cells[0]) == "labelname"):
+        if not any(cells) or (line == 1 and found and not cells[0].startswith("/")):
             continue
         if len(cells) != 2 or not all(cells):
             raise DatasetError(f"{path}, line {line}: expected `code,name`, got {','.join(record)[:80]!r}")
@@ -105,6 +110,9 @@ def _names_of(codes: Iterable[str], described: Mapping[str, str]) -> tuple[dict[
     nameless = [code for code in names if described and code not in described]
     shared = {name for name, count in counts.items() if count > 1}
     notes = []
+    coded = next((code for code in names if not described and code.startswith("/m/")), None)
+    if coded is not None:
+        notes.append(f"classes are called by their codes, such as {coded!r}; dataset.descriptions has their names")
     if nameless:
         notes.append(f"{len(nameless)} classes are not described, such as {nameless[0]!r}; their codes are their names")
     if shared:
@@ -133,7 +141,10 @@ def _head(tree: Tree, file: str) -> Table | None:
 
 def _proposal(tree: Tree, splits: Mapping[SplitName, str], found: Mapping[str, Table]) -> Proposal:
     settings: dict[str, object] = {"name": "openimages", "splits": dict(splits)}
-    described = next((file for file in tree.files if file.endswith(".csv") and _describes(tree.head(file, 200))), None)
+    described = next(
+        (file for file in tree.files if file.endswith((".csv", ".tsv", ".txt")) and _describes(tree.head(file, 200))),
+        None,
+    )
     if described is not None:
         settings["descriptions"] = described
     first = next(iter(splits.values()))
@@ -146,6 +157,6 @@ def _proposal(tree: Tree, splits: Mapping[SplitName, str], found: Mapping[str, T
 
 
 def _describes(head: bytes) -> bool:
-    """Whether a file begins as class descriptions do."""
-    first = head.lstrip(b"\xef\xbb\xbf").split(b"\n")[0].strip().lower()
-    return (first.startswith((b"/m/", b"/t/", b"/g/")) and first.count(b",") >= 1) or first == b"labelname,displayname"
+    """Whether a file begins as class descriptions do: a code and a name in a line, at most a header above."""
+    lines = head.decode("utf-8", "ignore").removeprefix("\ufeff").splitlines()[:2]
+    return any(map(_CODE.match, lines))

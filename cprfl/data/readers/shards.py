@@ -118,15 +118,13 @@ def alike_but_for_numbers(files: Sequence[str]) -> list[list[str]]:
 def patterns_of_splits(
     groups: Sequence[Sequence[str]], among: Sequence[str]
 ) -> dict[SplitName, str | list[str]] | None:
-    """The split that each group of files is, by their paths; a single group that says none is the training split.
+    """The split that each group of files is, by their paths; a single group is the training split.
 
     None where a group says none beside others, where two are one split, or where there is no training split.
     """
     splits: dict[SplitName, str | list[str]] = {}
     for files in groups:
-        split = split_of_path(files[0])
-        if split is None and len(groups) == 1:
-            split = "train"
+        split = split_of_path(files[0]) if len(groups) > 1 else "train"
         if split is None or split in splits:
             return None
         splits[split] = pattern_of(files, among)

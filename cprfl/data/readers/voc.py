@@ -29,6 +29,7 @@ from cprfl.data.readers.voc_files import (
 from cprfl.data.storage import join
 from cprfl.errors import DatasetError
 
+_LOOKED_AT = 10  # files of a folder, for whether they are VOC's
 VOC_CLASSES = [
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -37,6 +38,8 @@ VOC_CLASSES = [
 
 class VocDataset(DatasetConfig):
     """Image-level labels of VOC's objects (not of their parts); ``difficult`` tells whether objects marked so count.
+
+    LabelMe 3 writes such files too; its objects that are marked as deleted do not count.
 
     ``classes`` are VOC's twenty unless they are given; null takes those that the files name.
     """
@@ -83,6 +86,8 @@ class VocDataset(DatasetConfig):
     def _labels(self, path: str, element: ElementTree.Element) -> list[str]:
         names = []
         for position, marked in enumerate(element.findall("object")):
+            if (marked.findtext("deleted") or "0").strip() == "1":
+                continue
             name = (marked.findtext("name") or "").strip()
             if not name:
                 raise DatasetError(f"{path}, object {position}: no <name>; name it, or remove the object")
@@ -117,9 +122,13 @@ def discover(tree: Tree) -> list[Proposal]:
     files: dict[str, list[str]] = {}
     for file in tree.annotations(".xml"):
         files.setdefault(str(PurePosixPath(file).parent), []).append(file)
-    files = {folder: of for folder, of in files.items() if re.search(rb"<annotation[\s>/]", tree.head(of[0]))}
+    files = {folder: of for folder, of in files.items() if any(_may_be_voc(tree, file) for file in of[:_LOOKED_AT])}
     proposals = [_by_image_sets(tree, folder) for folder in files if _image_sets(tree, folder)]
     return proposals or ([_by_folders(tree, files)] if files else [])
+
+
+def _may_be_voc(tree: Tree, file: str) -> bool:
+    return re.search(rb"<annotation[\s>/]", tree.head(file)) is not None
 
 
 def _image_sets(tree: Tree, annotations: str) -> dict[str, str]:

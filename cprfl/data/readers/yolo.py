@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -12,7 +12,7 @@ from cprfl.data.readers.annotations import Annotations, Row, SplitName, split_na
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.discovery import Proposal, Tree, common_folder, split_of_path
 from cprfl.data.readers.layout import in_order
-from cprfl.data.readers.locate import SUFFIXES, ImageFolder
+from cprfl.data.readers.locate import SUFFIXES, ImageFolder, LocalFiles
 from cprfl.data.readers.text import read_lines, read_text
 from cprfl.data.readers.yolo_data import YoloData, ends, read_yolo_data
 from cprfl.data.storage import DataPath, Folder, join, parent
@@ -110,8 +110,9 @@ def _rows(data: YoloData, split: SplitName, places: Sequence[tuple[str, str]]) -
     """A row for each image, and a note on those without objects."""
     rows: list[Row] = []
     missing = empty = 0
+    files = LocalFiles()
     for image_id, uri in places:
-        path = next((path for path in _label_files(uri) if _exists(path)), None)
+        path = _label_file(uri, files)
         labels = _labels(path, data) if path is not None else []
         missing += path is None
         empty += path is not None and not labels
@@ -133,10 +134,14 @@ def _label_files(uri: str) -> list[str]:
     return [f"{before}/labels/{name}"[1:], beside] if images else [beside]
 
 
-def _exists(path: str) -> bool:
-    if is_remote(path):
-        return Folder(parent(path)).exists(path.rpartition("/")[2])
-    return local_path(path).is_file()
+def _label_file(uri: str, files: LocalFiles) -> str | None:
+    """The label file of an image, if there is one; its name may be in another Unicode form than the image's."""
+    found = (_existing(path) if is_remote(path) else files.find(path) for path in _label_files(uri))
+    return next((path for path in found if path is not None), None)
+
+
+def _existing(path: str) -> str | None:
+    return path if Folder(parent(path)).exists(path.rpartition("/")[2]) else None
 
 
 def _labels(path: str, data: YoloData) -> list[str]:
@@ -184,32 +189,43 @@ def _parsed(tree: Tree, file: str) -> YoloData | None:
 
 def _by_data(file: str, data: YoloData) -> Proposal | None:
     """The splits of a data file that have images and labels."""
-    counts: dict[SplitName, int] = {}
+    images: dict[SplitName, set[str]] = {}
     words: dict[SplitName, str] = {}
-    for word, paths in data.entries.items():
+    left_out: list[str] = []
+    labels = LocalFiles()
+    for word, paths in sorted(data.entries.items(), key=lambda entry: split_name(entry[0]) != "train"):
         split = split_name(word)
         try:
-            places = _images(data, paths)[0]
+            uris = {uri for _, uri in _images(data, paths)[0]}
         except DatasetError:
             continue
-        if split is not None and any(_exists(label) for _, uri in places for label in _label_files(uri)):
-            counts[split], words[split] = len(places), word
+        if split is None or not any(_label_file(uri, labels) for uri in uris):
+            left_out.append(f"no image of {word} has a label file")
+        elif uris in images.values():  # as in a file that is used before there are validation images
+            left_out.append(f"{word} names the images of another split")
+        else:
+            images[split], words[split] = uris, word
+    if len(words) == 1:
+        images, words = {"train": next(iter(images.values()))}, {"train": next(iter(words.values()))}
     if "train" not in words:
         return None
-    listed = ", ".join(f"{word}: {counts[split]} images" for split, word in words.items())
-    return Proposal({"name": "yolo", "data": file, "splits": in_order(words)}, f"YOLO's {file}; {listed}")
+    listed = ", ".join(f"{word}: {len(images[split])} images" for split, word in words.items())
+    unsure = {"splits": "; ".join(left_out)} if left_out else {}
+    return Proposal({"name": "yolo", "data": file, "splits": in_order(words)}, f"YOLO's {file}; {listed}", unsure)
 
 
 def _by_names(tree: Tree) -> list[Proposal]:
     """A list of names beside images that have label files."""
-    lists = [f for f in tree.annotations(".txt", ".names") if PurePosixPath(f).name in ("classes.txt", "obj.names")]
-    if not lists:
+    lists = [f for f in tree.annotations(".txt", ".names", ".labels") if _is_list_of_names(PurePosixPath(f))]
+    known = {file: names for file in lists if (names := _parsed(tree, file)) is not None}
+    files = LocalFiles()
+    labelled = [image for image in tree.images if known and _label_file(tree.path(image), files) is not None]
+    if not labelled:
         return []
-    files = set(tree.files)
-    labelled = [image for image in tree.images if not files.isdisjoint(_label_files(image))]
-    data = min(lists, key=len)
-    if not labelled or not _reads(tree, data, labelled[0]):
+    data = max(sorted(known, key=len), key=lambda file: len(known[file].names))
+    if not _reads(known[data], str(_label_file(tree.path(labelled[0]), files))):
         return []
+    _refuse_other_names(data, known)
     by_split: dict[SplitName | None, list[str]] = {}
     for image in labelled:
         by_split.setdefault(split_of_path(f"{PurePosixPath(image).parent}/x"), []).append(image)
@@ -226,11 +242,26 @@ def _by_names(tree: Tree) -> list[Proposal]:
     return [Proposal({"name": "yolo", "data": data, "splits": splits}, f"YOLO's labels and {data}; {listed}")]
 
 
-def _reads(tree: Tree, names: str, image: str) -> bool:
+def _is_list_of_names(file: PurePosixPath) -> bool:
+    """Whether a file is called as LabelImg, darknet and Roboflow call the list of the classes' names."""
+    return file.name in ("classes.txt", "_darknet.labels") or file.suffix == ".names"
+
+
+def _refuse_other_names(longest: str, lists: Mapping[str, YoloData]) -> None:
+    """Refuse lists of which one gives an index another name than the longest: LabelImg writes one into each folder."""
+    for file, data in lists.items():
+        other = next((n for n, name in data.names.items() if lists[longest].names[n] != name), None)
+        if other is not None:
+            raise DatasetError(
+                f"{longest} and {file} disagree: class {other} is {lists[longest].names[other]!r} and "
+                f"{data.names[other]!r}; keep the list that the label files' numbers are of, or read each folder alone"
+            )
+
+
+def _reads(data: YoloData, label: str) -> bool:
     """Whether an image's label file is one: text files beside images may be anything, such as captions."""
-    label = next(file for file in _label_files(image) if file in tree.files)
     try:
-        _labels(tree.path(label), read_yolo_data(tree.path(names)))
+        _labels(label, data)
     except DatasetError:
         return False
     return True

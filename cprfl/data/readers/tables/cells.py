@@ -23,6 +23,10 @@ _WORDS: dict[str, Meaning] = {
 _NOTHING = {"", "null", "none", "nan", "na", "n/a", "<na>", "-", "--"}
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _KEYS = re.compile(r".*(labels?|choices?|names?|class|classes|tags)", re.IGNORECASE)
+_SCORES = re.compile(r".*(score|confidence|prob|probability)", re.IGNORECASE)
+_MAKERS = ("array", "asarray", "list", "tuple", "set", "frozenset", "Index", "str_")  # as they print what they hold
+_LITERAL = re.compile(rf"[\[{{]|\(\s*(['\")]|[\d\s,.]+\)$)|((np|numpy|pd)\.)?({'|'.join(_MAKERS)})\(.*\)$", re.DOTALL)
+_NUMBERS = re.compile(r"\[[\d.\s]*\]")
 
 
 def is_nothing(cell: str) -> bool:
@@ -55,8 +59,8 @@ def number_in(cell: str) -> float | None:
 
 
 def is_literal(cell: str) -> bool:
-    """Whether a cell looks as if it were a list or a dictionary of Python or JSON."""
-    return cell.startswith(("[", "{"))
+    """Whether a cell looks as if it were a list, a tuple, a set, a dictionary or an array of Python, JSON or NumPy."""
+    return _LITERAL.match(cell) is not None
 
 
 def names_in_literal(cell: str) -> list[str]:
@@ -73,8 +77,10 @@ def _value(cell: str) -> Any:
         return json.loads(cell)
     except json.JSONDecodeError:
         pass
+    if _NUMBERS.fullmatch(cell):  # NumPy writes no commas, and 1. for 1.0
+        return [number.removesuffix(".") for number in cell[1:-1].split()]
     try:
-        value = ast.literal_eval(cell)
+        value = _evaluated(ast.parse(cell, mode="eval").body)
         # NumPy writes no commas, and Python takes 'a' 'b' for 'ab'.
         texts = [
             token.string
@@ -88,20 +94,33 @@ def _value(cell: str) -> Any:
     return value
 
 
+def _evaluated(node: ast.expr) -> Any:
+    """As `ast.literal_eval`, and what prints itself as a call: ``array(['dog'], dtype=object)``, ``set()``."""
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        return [_evaluated(item) for item in node.elts]
+    if isinstance(node, ast.Name) and node.id == "nan":
+        return None
+    if isinstance(node, ast.Call):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name in _MAKERS:
+            return _evaluated(node.args[0]) if node.args else []
+    return ast.literal_eval(node)
+
+
 def _names(value: Any) -> Iterator[str]:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         yield str(value)
-    elif isinstance(value, list | tuple):
+    elif isinstance(value, list):
         for item in value:
             yield from _names(item)
-    elif isinstance(value, set):
-        yield from sorted(map(str, value))
     elif isinstance(value, dict):
         keys = [key for key in value if isinstance(key, str) and _KEYS.fullmatch(key)]
         if len(keys) != 1:
             raise ValueError("a dictionary that does not say which of its keys holds the names (choices, labels)")
+        if any(isinstance(key, str) and _SCORES.fullmatch(key) for key in value):
+            raise ValueError("a name with a score; decide from which score on the image shows it")
         yield from _names(value[keys[0]])
     else:
         raise ValueError(f"{value!r} is no name")

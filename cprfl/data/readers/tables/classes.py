@@ -88,6 +88,9 @@ def class_columns(
             raise _strange(name, column)
     if attributes or not classes:
         raise _no_class(tables[0], attributes, classes, columns)
+    always = [name for name in classes if {what for what, count in columns[name].counts.items() if count} == {"yes"}]
+    if always and len(always) < len(classes):
+        notes.append(f"every image shows {', '.join(map(repr, always))}: no class? dataset.classes leaves it out")
     left = [name for name in columns if name and name not in classes]
     listed = ", ".join(map(repr, left[:8])) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
     if left:

@@ -22,7 +22,8 @@ _IMAGE = (
 _VAGUE_IMAGE = ("path", "file", "uri", "url", "photo", "picture", "id", "name", "key", "")
 _LABELS = re.compile(
     r"(true|finding|class|category|image)?(label|tag|class|category|categorie|choice)(name)?e?s?\d*"
-    r"|findings|targets?|objects?|species|keywords|annotations?|attributeids"
+    r"|findings|targets?|objects?|species|keywords|annotations?|attribute(id)?s|concepts?|topics?|genres?|breeds?"
+    r"|defects?|diseases?|diagnos[ei]s|pathology|pathologies"
 )
 _SPLIT = ("split", "subset", "set", "fold", "partition", "phase", "dataset", "datasplit", "usage")
 _YES_SPLITS: dict[str, tuple[SplitName, SplitName]] = {  # of rows with yes, and with no
@@ -30,7 +31,7 @@ _YES_SPLITS: dict[str, tuple[SplitName, SplitName]] = {  # of rows with yes, and
     "istest": ("test", "train"),
     **dict.fromkeys(("istrain", "istraining"), ("train", "test")),
 }
-_SCORE = ("confidence", "present", "presence", "ispresent", "probability")
+_SCORE = ("confidence", "present", "presence", "ispresent", "exists", "groundtruth", "gt", "probability")
 _VAGUE_SCORE = ("score", "value")
 _SAMPLE = 50
 
@@ -75,13 +76,20 @@ def find_image_column(table: Table, folder: str) -> str:
             f"{table.path}, line 1: no column 'image' ({_listed(table)}), and none whose cells are image files in "
             f"{folder}; name it with dataset.image_column"
         )
+    rank = {name: (there[name], paths[name], preference(name)) for name in candidates}
+    best = [name for name in candidates if rank[name] == max(rank.values())]
+    if len(best) > 1:
+        raise DatasetError(
+            f"{table.path}, line 1: several columns name images: {', '.join(map(repr, best))}; name one with "
+            "dataset.image_column"
+        )
+    return best[0]
+
+
+def preference(name: str) -> int:
+    """How much a column is called as those are that name images: the more, the larger."""
     order = [*_IMAGE, *_VAGUE_IMAGE]
-    return max(
-        candidates,
-        key=lambda name: (
-            there[name], paths[name], -order.index(key_of(name)) if key_of(name) in order else -len(order),
-        ),
-    )  # fmt: skip
+    return -order.index(key_of(name)) if key_of(name) in order else -len(order)
 
 
 def find_labels_column(tables: Sequence[Table]) -> str | None:
@@ -105,6 +113,11 @@ def find_labels_column(tables: Sequence[Table]) -> str | None:
         )
     words = [name for name in texts if not all(number_in(cell) is not None for cell in cells[name])]
     best = words if len(texts) > 1 else texts
+    if len(best) > 1 and len({key_of(name).rstrip("0123456789") for name in best}) == 1:
+        raise DatasetError(
+            f"{tables[0].path}, line 1: several columns hold labels: {', '.join(map(repr, best))}; write them in one, "
+            "with ; between the names, or a row for each image and label"
+        )
     if len(best) > 1 or (texts and not best):
         names = ", ".join(map(repr, best or texts))
         raise DatasetError(
@@ -199,6 +212,15 @@ def is_score_name(name: str) -> bool:
 def group_column(table: Table, groups_by: str | None) -> str | None:
     """The column that ``split.groups_by`` names; none where it is no column's name."""
     return None if groups_by is None else _like(table, groups_by)
+
+
+def stray(names: Sequence[str]) -> str | None:
+    """The first name without any suffix among names of image files: a comment, a sum, a header; none where all are."""
+    seen = {*names}
+    without = {name for name in seen if "." not in name}
+    if not without or sum(map(is_image_name, seen)) <= len(seen) / 2:
+        return None
+    return next(name for name in names if name in without)
 
 
 def sample(cells: Sequence[str]) -> list[str]:

@@ -93,8 +93,9 @@ def read_table(
         names = _names_without_header(path, line, names)
         notes.append(f"{path} has no header; its columns are taken for {' and '.join(names)}")
         records = _with_first(first, records)
+        header = []
     _check_header(path, line, names)
-    columns, lines, more = _filled(path, names, records)
+    columns, lines, more = _filled(path, names, header, records)
     return Table(path, delimiter, columns, lines, [*notes, *more])
 
 
@@ -110,10 +111,10 @@ def decode(path: str, what: str, encoding: str | None = None, content: bytes | N
         encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"  # without a mark, beginning with a plain character
     if encoding is None and not content.startswith(_WIDE):
         try:
-            return content.decode("utf-8-sig"), []
+            return content.decode("utf-8-sig").replace("\ufeff", ""), []
         except UnicodeDecodeError as error:
             return _windows_1252(path, what, content, error)
-    return read_text(path, what, encoding).removeprefix("\ufeff"), []
+    return read_text(path, what, encoding).replace("\ufeff", ""), []
 
 
 def is_image_name(text: str) -> bool:
@@ -164,6 +165,8 @@ def _records(path: str, text: str, delimiter: str, line: int) -> Iterator[tuple[
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         for record in reader:
+            if reader.line_num + offset > line and len(record) > 1:
+                _check_line_breaks(f"{path}, line {line}", record, delimiter)
             if len(record) > 1 or (record and record[0].strip()):
                 yield line, record
             line = reader.line_num + offset + 1
@@ -171,6 +174,18 @@ def _records(path: str, text: str, delimiter: str, line: int) -> Iterator[tuple[
         raise DatasetError(
             f'{path}, line {line}: {error}; look for a quotation mark (") without its other half'
         ) from None
+
+
+def _check_line_breaks(where: str, record: list[str], delimiter: str) -> None:
+    """Refuse a cell that has swallowed rows."""
+    for cell in record:
+        inner = [field for line in cell.splitlines()[1:] for field in line.split(delimiter)]
+        swallowed = next(filter(is_image_name, inner), None)
+        if swallowed is not None:
+            raise DatasetError(
+                f'{where}: a cell goes on over {swallowed!r} in another line; look for a quotation mark (") without '
+                "its other half"
+            )
 
 
 def _with_first(
@@ -200,7 +215,7 @@ def _check_header(path: str, line: int, names: list[str]) -> None:
 
 
 def _filled(
-    path: str, names: list[str], records: Iterator[tuple[int, list[str]]]
+    path: str, names: list[str], header: list[str], records: Iterator[tuple[int, list[str]]]
 ) -> tuple[dict[str, Sequence[str]], list[int], list[str]]:
     """Columns and lines of these records, each with a cell for each name, but for empty ones at its end; and notes."""
     width = len(names)
@@ -208,10 +223,13 @@ def _filled(
     parts: list[list[tuple[str, ...]]] = [[] for _ in names]
     lines: list[int] = []
     waiting: list[list[str]] = []
-    skipped = longer = 0
+    skipped = longer = headers = 0
     for line, record in records:
         if not any(map(str.strip, record)):
             skipped += 1
+            continue
+        if record == header:
+            headers += 1
             continue
         if len(record) != width:
             longer += len(record) > width
@@ -227,6 +245,8 @@ def _filled(
     notes = []
     if skipped:
         notes.append(f"{path}: {skipped} lines with nothing but delimiters are skipped")
+    if headers:
+        notes.append(f"{path}: {headers} lines are the header again, as in files put behind one another; skipped")
     if longer:
         notes.append(f"{path}: {longer} lines end in more delimiters than the header; nothing is behind them")
     # Tuples of texts are nothing to Python's garbage collector; lists of a million cells are, again and again.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cprfl.data.readers.annotations import SplitName, split_name
-from cprfl.data.readers.discovery import Proposal, Tree
+from cprfl.data.readers.discovery import Proposal, Tree, common_folder
 from cprfl.data.readers.layout import folder_of_images, in_order, split_choices
+from cprfl.data.readers.locate import ImageFolder
 from cprfl.data.readers.openimages import is_open_images
+from cprfl.data.readers.tables.cells import is_nothing, meaning
 from cprfl.data.readers.tables.classes import class_columns
-from cprfl.data.readers.tables.columns import find_labels_column, find_split_column, sample, splits_in
+from cprfl.data.readers.tables.columns import find_labels_column, find_split_column, preference, sample, splits_in
 from cprfl.data.readers.tables.dialect import DELIMITERS, Table, is_image_name, read_table
 from cprfl.errors import DatasetError
 
@@ -28,13 +30,17 @@ class _Look:
     image: str
     labels: str | None
     split: str | None
+    rivals: tuple[str, ...]
 
 
 def proposals(tree: Tree) -> list[Proposal]:
     """Ways to read the tables of a folder; a file that was pointed at is one, whatever is wrong with it."""
     known = {_stem(image) for image in tree.images}
     suffixes = (".csv", ".tsv", ".tab", *([".txt"] if tree.only is not None else []))
-    looks = {file: look for file in tree.annotations(*suffixes) if (look := _look(tree, file, known)) is not None}
+    files = sorted(tree.annotations(*suffixes), key=lambda file: (len(file), file))  # labels.csv, labels (1).csv
+    looks = {file: look for file in files if (look := _look(tree, file, known)) is not None}
+    if tree.only is None:
+        looks = {file: look for file, look in looks.items() if _says_something(file, look)}
     if not looks and tree.only is not None and tree.annotations(".csv", ".tsv", ".tab"):
         if not _is_of_open_images(tree, tree.only):
             return [Proposal({"name": "csv", "splits": {"train": tree.only}}, f"CSV table; {tree.only}")]
@@ -45,9 +51,10 @@ def proposals(tree: Tree) -> list[Proposal]:
 def _look(tree: Tree, file: str, known: set[str]) -> _Look | None:
     try:
         table = _head(tree, file)
-        image = _image_column(table, known)
-        if image is None or is_open_images(table):
+        images = _image_columns(table, known)
+        if not images or is_open_images(table):
             return None
+        image, *rivals = images
         split = find_split_column(table)
     except DatasetError:
         return None
@@ -59,7 +66,18 @@ def _look(tree: Tree, file: str, known: set[str]) -> _Look | None:
         if not error.settings:
             return None
         labels = None  # the reader refuses, and says what would mend it
-    return _Look(table, image, labels, split)
+    return _Look(table, image, labels, split, tuple(rivals))
+
+
+def _says_something(file: str, look: _Look) -> bool:
+    """Whether a table says of some image what it shows, as lists of test images and samples of submissions do not."""
+    if "submission" in PurePosixPath(file).stem.casefold():
+        return False
+    columns = look.table.columns
+    if look.labels is not None:
+        return not all(map(is_nothing, columns[look.labels]))
+    cells = {cell for name, column in columns.items() if name not in (look.image, look.split) for cell in {*column}}
+    return any(meaning(cell) != "no" for cell in cells)
 
 
 def _head(tree: Tree, file: str) -> Table:
@@ -79,15 +97,18 @@ def _is_of_open_images(tree: Tree, file: str) -> bool:
         return False
 
 
-def _image_column(table: Table, known: set[str]) -> str | None:
-    """The column most of whose cells are images in the tree, or lie elsewhere and end as images do."""
+def _image_columns(table: Table, known: set[str]) -> list[str]:
+    """The columns most of whose cells are images in the tree, or lie elsewhere and end as images do; the best first.
+
+    Those behind the first are as good as it.
+    """
     shares = {}
     for name, cells in table.columns.items():
         some = sample(cells)
         hits = sum(_stem(cell) in known or ("://" in cell and is_image_name(cell)) for cell in some)
-        shares[name] = hits / max(1, len(some))
-    best = max(shares, key=lambda name: shares[name])
-    return best if shares[best] >= _MANY else None
+        shares[name] = hits / max(1, len(some)), preference(name)
+    best = max(shares.values())
+    return [name for name in shares if shares[name] == best] if best[0] >= _MANY else []
 
 
 def _proposal(tree: Tree, splits: Mapping[SplitName, str], looks: Mapping[str, _Look]) -> Proposal:
@@ -104,7 +125,8 @@ def _proposal(tree: Tree, splits: Mapping[SplitName, str], looks: Mapping[str, _
         settings["split_column"] = first.split
     kind = "one column of 0 and 1 a class" if first.labels is None else f"labels in the column {first.labels!r}"
     delimiter = DELIMITERS.get(first.table.delimiter, repr(first.table.delimiter))
-    return Proposal(settings, f"CSV table ({delimiter}), {kind}; {', '.join(splits.values())}")
+    unsure = {"image_column": f"{', '.join(map(repr, first.rivals))} would do as well"} if first.rivals else {}
+    return Proposal(settings, f"CSV table ({delimiter}), {kind}; {', '.join(splits.values())}", unsure)
 
 
 def _images(tree: Tree, splits: Mapping[SplitName, str], looks: Mapping[str, _Look]) -> str | None:
@@ -127,7 +149,18 @@ def _folder(tree: Tree, file: str, look: _Look) -> str | None:
     images = {*tree.images}
     if any(str(own / name) in images for name in names):
         return str(own)
-    return folder_of_images(tree, names, file)
+    folder = folder_of_images(tree, names, file)
+    if folder is None or _lead_to_files(tree, folder, names):
+        return folder
+    stems = set(map(_stem, names))
+    return common_folder(image for image in tree.images if _stem(image) in stems)
+
+
+def _lead_to_files(tree: Tree, folder: str, names: Sequence[str]) -> bool:
+    """Whether the files that are in the tree under these names are found from a folder."""
+    places = ImageFolder(tree.path(folder)).find(names)
+    there = {_stem(name) for name, (_, uri) in zip(names, places, strict=True) if Path(uri).is_file()}
+    return there >= set(map(_stem, names)) & set(map(_stem, tree.images))
 
 
 def _stem(name: str) -> str:

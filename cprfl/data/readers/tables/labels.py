@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,13 @@ from typing import Literal
 
 from cprfl.data.readers.classes import clean_name
 from cprfl.data.readers.tables.cells import is_literal, is_nothing, meaning, names_in_literal
+from cprfl.data.readers.tables.doubts import refuse_cut_pairs, refuse_what_is_no_name
 from cprfl.data.readers.tables.separator import NONE, UnclearSeparatorError, found_separator, separator_for, split
 from cprfl.errors import DatasetError
 
 Uncertain = Literal["unknown", "negative", "positive"]
 Unmentioned = Literal["negative", "unknown"]
+_WHOLE = re.compile(r"-?\d+(\.0+)?")  # as pandas writes whole numbers beside blank cells
 _NAME_OF = {" ": "blanks", "\n": "line breaks", "\t": "tabs"}
 
 
@@ -67,7 +70,16 @@ def read_cells(
     lists = {cell: _literal(cell, where) for cell in full if is_literal(cell) and cell not in known}
     plain = {cell: count for cell, count in full.items() if cell not in lists}
     chosen = _separator(plain, where, separator, known, one_name or bool(lists))
-    parts = {cell: split(cell, chosen) for cell in plain} | lists
+    separated = {cell: split(cell, chosen) for cell in plain}
+    if separator is None and not known:
+        refuse_cut_pairs(separated, chosen, where)
+    if not known:
+        refuse_what_is_no_name(separated, lists, where)
+    quoted = {cell: list(map(_unquoted, separated[cell])) for cell in plain if cell[0] in "'\""}
+    parts = separated | quoted | lists
+    whole = all(_WHOLE.fullmatch(name) for found in parts.values() for name in found)
+    if whole and not known:
+        parts = {cell: [name.partition(".")[0] for name in found] for cell, found in parts.items()}
     dropped = Counter[str]()
     names: dict[str, tuple[str, ...]] = {}
     for cell, count in cells.items():
@@ -76,6 +88,9 @@ def read_cells(
         dropped.update({name: count for name in found if name not in kept})
         names[cell] = tuple(dict.fromkeys(kept))
     notes = []
+    floats = [cell for cell in full if whole and not known and "." in cell]
+    if floats:
+        notes.append(f"classes are whole numbers, though some are written as {floats[0]!r} is")
     if lists:
         notes.append(f"{sum(cells[cell] for cell in lists)} cells are lists as Python or JSON writes them")
     several = [cell for cell in plain if len(parts[cell]) > 1]
@@ -87,6 +102,12 @@ def read_cells(
         listed = ", ".join(f"{name!r} ({count})" for name, count in dropped.most_common(5))
         notes.append(f"taken for no label: {listed}; dataset.classes with it makes it a class")
     return CellNames(names, bool(several or lists), notes)
+
+
+def _unquoted(name: str) -> str:
+    """A name without the quotation marks that are around it."""
+    quoted = len(name) > 2 and name[0] == name[-1] and name[0] in "'\"" and name.count(name[0]) == 2
+    return name[1:-1] if quoted else name
 
 
 def of_lists(cells: Sequence[str], names: Mapping[str, tuple[str, ...]], unmentioned: Sequence[str]) -> Said:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 NONE = "none"
 """The separator of cells that are one name each."""
 
-_STRONG = (";", "|", "\n", "\t", ",")  # hardly in names, but for the comma
-_WEAK = ("/", "+", "&")
+_STRONG = (";", "|", "\n", "\t", "\uff1b", "\u3001", "\uff0c", "\u060c", ",")  # hardly in names, but for the last
+_WEAK = ("/", "+", "&", "~", "^", ":", "\\", " - ", " and ")
+_OF_WORDS = ("_", "-", ".")  # which make one name of several words as well
 _MANY = 0.5  # share of what may be names that must occur in other cells too
 _FEW = 0.25
 
@@ -82,6 +83,14 @@ def found_separator(cells: Mapping[str, int], one_name: bool) -> str:
         several = [cell for cell in cells if len(split(cell, separator)) > 1]
         if several and all(part in cells for cell in several for part in split(cell, separator)):
             return separator
+        holders = Counter(part for cell in cells for part in {*split(cell, separator)})
+        if any(all(holders[part] > 1 for part in split(cell, separator)) for cell in several):
+            single = len(several) < sum(map(bool, cells))
+            raise UnclearSeparatorError(several[0], (separator, NONE) if single else (NONE, separator))
+    for separator in _OF_WORDS:
+        several = [cell for cell in cells if len(split(cell, separator)) > 1]
+        if several and all(part in cells for cell in several for part in split(cell, separator)):
+            raise UnclearSeparatorError(several[0], (NONE, separator))
     return _blank_or_none(cells)
 
 
