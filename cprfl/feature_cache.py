@@ -80,7 +80,7 @@ def find_or_encode(
             found += done.bad
             encoded += done.encoded
         if found and experiment.dataset.on_bad_image == "error":
-            raise report_bad_images(sorted(found, key=lambda bad: bad.image_id), len(manifest), report)
+            raise report_bad_images(found, len(manifest), report)
         store = target.finish()
     if store.bad_images:
         error = report_bad_images(store.bad_images, len(manifest), report)

@@ -17,7 +17,7 @@ from cprfl.data.checks import missing_images, same_bytes, where_it_may_be
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.feature_store.filling import StoreKey
 from cprfl.data.files import fingerprint, write_aside, write_json
-from cprfl.data.images import image_stamps, report_bad_images
+from cprfl.data.images import image_stamps
 from cprfl.data.long_tail import hold_out
 from cprfl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from cprfl.data.stratify import stratify
@@ -250,7 +250,7 @@ def _check_splits(manifest: Manifest, needs: Collection[str], experiment: Experi
 
 
 def _check_files(manifest: Manifest, stamps: Sequence[tuple[int, ...]], experiment: Experiment) -> None:
-    """Refuse images that are not there before others are encoded; say which are in two splits under two names."""
+    """Refuse images before any is encoded where some are not there; say which are in two splits under two names."""
     report = experiment.folder / BAD_IMAGES
     report.unlink(missing_ok=True)  # of an earlier preparation
     missing = missing_images(manifest, stamps)
@@ -258,7 +258,8 @@ def _check_files(manifest: Manifest, stamps: Sequence[tuple[int, ...]], experime
         guess = where_it_may_be(missing[0].uri, experiment.data_root)
         raise DatasetError(f"none of the {len(missing)} images is there, the first of them {missing[0].uri}; {guess}")
     if missing and experiment.dataset.on_bad_image == "error":
-        raise report_bad_images(missing, len(manifest), report)
+        print(f"{len(missing)} images are not there; looking for others that cannot be read", file=sys.stderr)
+        check_images(manifest, on_bad_image="error", report=report, reading=experiment.encoder.reading)
     alike = [
         (rows[0], row)
         for rows in same_bytes(manifest, stamps, across_splits=True)

@@ -113,7 +113,8 @@ def image_stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
 
 
 def report_bad_images(bad: Sequence[BadImage], total: int, report: Path) -> BadImagesError:
-    """Write all bad images to the CSV file ``report``; the error to raise names how many and the first ten."""
+    """Write all bad images to the CSV file ``report``, by id; the error to raise names how many and the first ten."""
+    bad = sorted(bad, key=lambda item: item.image_id)
     with write_aside(report) as aside, aside.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image_id", "uri", "reason"])

@@ -63,15 +63,18 @@ def deal(
 
 
 def stratify(targets: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
-    """The part of each image, int64 [n], dealt out in an order that follows from the seed.
+    """The part of each image, int64 [n]: those of the rarest class are dealt out first, those without any last.
 
     Args:
         targets: multi-hot [n, c]; what is not known counts as not shown.
         shares: of the parts; they add up to 1.
-        seed: of the order.
+        seed: of the order among those whose rarest class is equally rare.
     """
-    order = np.random.default_rng(seed).permutation(len(targets))
-    labels = [np.flatnonzero(row > 0).tolist() for row in np.asarray(targets)[order]]
+    shown = np.asarray(targets) > 0
+    rarest_N = np.where(shown, shown.sum(axis=0), len(shown) + 1).min(axis=1, initial=len(shown) + 1)
+    order = np.random.default_rng(seed).permutation(len(shown))
+    order = order[np.argsort(rarest_N[order], kind="stable")]
+    labels = [np.flatnonzero(row).tolist() for row in shown[order]]
     keys = [str(row) for row in order]
     dealt = deal(keys, keys, labels, {str(number): share for number, share in enumerate(shares)}, seed, {})
     part = np.empty(len(targets), dtype=np.int64)
