@@ -13,7 +13,7 @@ from cprfl.data.readers.list_files import ListFilesDataset
 from cprfl.data.readers.openimages import read_descriptions
 from cprfl.errors import DatasetError
 from cprfl.starting.reading import Reading, read_what_is_there
-from tests.test_tables import names_of, put, read, shown
+from tests.tables import names_of, put, read, shown
 
 IMAGES = [f"{letter}.jpg" for letter in "abcdef"]
 LABELS = ("dog;boat", "dog", "boat", "cat", "cat;dog", "dog")
