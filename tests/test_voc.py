@@ -36,7 +36,7 @@ def test_voc_finds_images_with_any_suffix_and_any_name(tmp_path: Path) -> None:
     annotations |= {"c": xml("c2", filename="c.jpeg"), "old": xml("c6", filename="C:\\x\\renamed.jpg")}
     manifest = read_voc(voc_folder(tmp_path, "\n".join(names), annotations, *files))
     assert says(manifest) == {file: f"c{number}" for number, file in enumerate(files)}
-    assert manifest.image_ids == tuple(f"d/{name}" for name in (*names[:-1], "renamed"))
+    assert manifest.image_ids == files
     assert any("1 images found by the <filename>" in note for note in manifest.notes)
 
 
@@ -133,7 +133,7 @@ def test_xml_that_is_not_read_is_named(tmp_path: Path, content: str | bytes, mes
 def test_voc_s_image_that_is_listed_twice_is_named(tmp_path: Path) -> None:
     voc_folder(tmp_path, "a\na", {"a": xml("cat")}, "a.jpg")
     with pytest.raises(
-        DatasetError, match="train.txt, line 2, .*a.xml: image 'd/a' is listed twice, first at .*line 1"
+        DatasetError, match="train.txt, line 2, .*a.xml: image 'a.jpg' is listed twice, first at .*line 1"
     ):
         read_voc(tmp_path)
     assert says(read_voc(tmp_path, repeated_images="merge")) == {"a.jpg": "cat"}
@@ -144,7 +144,7 @@ def test_voc_without_image_sets_takes_every_xml_file(tmp_path: Path) -> None:
     put(tmp_path, images("train/c.jpg"))
     manifest = read_voc(tmp_path, splits={"train": {"root": "train"}})
     assert says(manifest) == {"a.jpg": "cat", "b.png": ""}
-    assert manifest.image_ids == ("train/a", "train/sub/b")
+    assert manifest.image_ids == ("a.jpg", "sub/b.png")
     assert any(note.startswith("1 images of") and "no XML file" in note for note in manifest.notes)
     with pytest.raises(DatasetError, match="d: no XML file there; set `annotations`"):
         read_voc(put(tmp_path, images("d/a.jpg")), splits={"train": {"root": "d"}})

@@ -89,6 +89,9 @@ def read_what_is_there(path: Path) -> Reading:
     tree = Tree.of(path)
     proposals = [proposal for reader in READERS for proposal in reader.discover(tree)]
     if not proposals:
+        tables = [file for file in tree.annotations(".csv", ".tsv") if "/" not in file]
+        if tree.only is None and len(tables) == 1:
+            return read_what_is_there(path / tables[0])  # which says why it is none
         raise DatasetError(_nothing_found(path, tree))
     first, *others = proposals
     settings, unsure = _with_a_test_split(first)
@@ -168,13 +171,14 @@ def _with_a_test_split(proposal: Proposal) -> tuple[dict[str, Any], dict[str, st
 
 
 def _about_images(manifest: Manifest, path: Path, root: Path, unsure: dict[str, str]) -> dict[str, Any]:
-    """Skip images that are not there, unless that is all of them."""
+    """Skip images that are not there, unless that is most of them: then their paths are misread."""
     missing = missing_images(manifest, image_stamps(manifest.uris))
-    if len(missing) == len(manifest):
+    if 2 * len(missing) > len(manifest):
         guess = where_it_may_be(missing[0].uri, str(root))
         if path.is_file():
             guess += "; or point at the folder that has both the annotations and the images"
-        raise DatasetError(f"none of the {len(missing)} images is there, the first of them {missing[0].uri}; {guess}")
+        number = "none" if len(missing) == len(manifest) else f"only {len(manifest) - len(missing)}"
+        raise DatasetError(f"{number} of the {len(manifest)} images is there, but not {missing[0].uri}; {guess}")
     if not missing:
         return {}
     unsure["on_bad_image"] = f"{len(missing)} of {len(manifest)} images are not there, such as {missing[0].uri}"

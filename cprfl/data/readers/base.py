@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal, Self
 
@@ -97,6 +99,10 @@ class DatasetConfig(Config):
         Raises:
             DatasetError: naming file and line or id of what is missing, malformed or contradictory.
         """
+        with _collecting_no_garbage():
+            return self._read_and_check(earlier or {})
+
+    def _read_and_check(self, earlier: Mapping[str, str]) -> Manifest:
         annotations = self.read_annotations()
         if not annotations.splits.get("train"):
             raise DatasetError("dataset.splits: no training image; give a non-empty split named train")
@@ -108,7 +114,7 @@ class DatasetConfig(Config):
         notes = [*annotations.notes, *table.notes, *notes]
         manifest = self._manifest(splits, table)
         if self.split is not None:
-            manifest = self._split(manifest, [row for rows in splits.values() for row in rows], earlier or {})
+            manifest = self._split(manifest, [row for rows in splits.values() for row in rows], earlier)
         if self.long_tail:
             manifest = make_long_tailed(manifest, self.long_tail)
         manifest, more = self._without_unseen_classes(manifest)
@@ -185,6 +191,18 @@ def _unmeasured(manifest: Manifest) -> list[str]:
 def _named(names: Sequence[str]) -> str:
     listed = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"the class {listed}" if len(names) == 1 else f"{len(names)} classes: {listed}"
+
+
+@contextmanager
+def _collecting_no_garbage() -> Iterator[None]:
+    """A million rows make no cycles, and Python's collector would walk through all of them again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _group_of(groups_by: str | None) -> Callable[[Row], str]:

@@ -26,7 +26,6 @@ from cprfl.data.readers.voc_files import (
     read_annotation,
     without_annotation,
 )
-from cprfl.data.storage import join
 from cprfl.errors import DatasetError
 
 _LOOKED_AT = 10  # files of a folder, for whether they are VOC's
@@ -78,7 +77,7 @@ class VocDataset(DatasetConfig):
         places, notes = find_images([file.name for file in files], filenames, folder)
         year = root.rstrip("/").rpartition("/")[2]
         rows = [
-            Row(join(year, str(PurePosixPath(path).with_suffix(""))), uri, self._labels(file.path, element), file.where)
+            Row(_published_id(year, path), uri, self._labels(file.path, element), file.where)
             for file, element, (path, uri) in zip(files, parsed, places, strict=True)
         ]
         return rows, notes
@@ -115,6 +114,11 @@ def _check_names(classes: Sequence[str], rows: Sequence[Row], ignore_case: bool)
                 "dataset.classes to these (null takes them as they are), or dataset.other_classes: ignore",
                 classes=None,
             )
+
+
+def _published_id(year: str, path: str) -> str:
+    """``VOC2012/2008_000001`` for the published sets, whose years have the same numbers; else the image's path."""
+    return f"{year}/{PurePosixPath(path).with_suffix('')}" if year.startswith("VOC20") else path
 
 
 def discover(tree: Tree) -> list[Proposal]:
