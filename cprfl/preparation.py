@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import sys
@@ -13,10 +12,10 @@ from typing import Any
 
 import torch
 
-from cprfl.data.checks import missing_images, same_bytes, where_it_may_be
+from cprfl.data.checks import missing_images, where_it_may_be
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.feature_store.filling import StoreKey
-from cprfl.data.files import fingerprint, write_aside, write_json
+from cprfl.data.files import fingerprint, write_json
 from cprfl.data.images import image_stamps
 from cprfl.data.long_tail import hold_out
 from cprfl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
@@ -32,7 +31,7 @@ from cprfl.reading import read_data
 from cprfl.training.checkpoint import load_info, load_tower
 
 PREPARED, MANIFEST, CHECKPOINT = "prepared.json", "manifest.parquet", "checkpoint"
-BAD_IMAGES, SAME_CONTENT = "bad_images.csv", "same_content.csv"
+BAD_IMAGES = "bad_images.csv"
 
 
 class EncoderOnce:
@@ -250,7 +249,7 @@ def _check_splits(manifest: Manifest, needs: Collection[str], experiment: Experi
 
 
 def _check_files(manifest: Manifest, stamps: Sequence[tuple[int, ...]], experiment: Experiment) -> None:
-    """Refuse images before any is encoded where some are not there; say which are in two splits under two names."""
+    """Refuse images before any is encoded where some are not there."""
     report = experiment.folder / BAD_IMAGES
     report.unlink(missing_ok=True)  # of an earlier preparation
     missing = missing_images(manifest, stamps)
@@ -260,27 +259,6 @@ def _check_files(manifest: Manifest, stamps: Sequence[tuple[int, ...]], experime
     if missing and experiment.dataset.on_bad_image == "error":
         print(f"{len(missing)} images are not there; looking for others that cannot be read", file=sys.stderr)
         check_images(manifest, on_bad_image="error", report=report, reading=experiment.encoder.reading)
-    alike = [
-        (rows[0], row)
-        for rows in same_bytes(manifest, stamps, across_splits=True)
-        for row in rows[1:]
-        if manifest.splits[row] != manifest.splits[rows[0]]
-    ]
-    table = experiment.folder / SAME_CONTENT
-    table.unlink(missing_ok=True)
-    if alike:
-        with write_aside(table) as aside, aside.open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["image_id", "split", "same_as", "same_as_split"])
-            for first, second in alike:
-                ids, splits = manifest.image_ids, manifest.splits
-                writer.writerow([ids[second], splits[second], ids[first], splits[first]])
-        first, second = alike[0]
-        print(
-            f"note: {len(alike)} images have the content of one in another split, such as "
-            f"{manifest.image_ids[second]!r} and {manifest.image_ids[first]!r}; all: {table}",
-            file=sys.stderr,
-        )
 
 
 def _earlier_metrics(experiment: Experiment, store: FeatureStore) -> dict[str, float]:

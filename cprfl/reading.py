@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
 
-from cprfl.data.files import fingerprint, write_json
+from cprfl.data.checks import same_bytes
+from cprfl.data.files import fingerprint, write_aside, write_json
+from cprfl.data.filesystems import is_remote
+from cprfl.data.images import image_stamps
 from cprfl.data.manifest import Manifest
 from cprfl.experiment import Experiment
+
+SAME_CONTENT = "same_content.csv"
 
 # Settings that do not choose which images there are.
 _OF_LABELS = {
@@ -37,9 +43,35 @@ def read_data(experiment: Experiment, *, say: bool = True) -> Manifest:
         dealt = dict(zip(manifest.image_ids, manifest.splits, strict=True))
         if earlier | dealt != earlier:
             write_json(record, earlier | dealt)
-    for note in manifest.notes if say else ():
-        print(f"note: {note}", file=sys.stderr)
+    if say:
+        for note in (*manifest.notes, *_same_content(experiment, manifest)):
+            print(f"note: {note}", file=sys.stderr)
     return manifest
+
+
+def _same_content(experiment: Experiment, manifest: Manifest) -> list[str]:
+    """That local files in two splits have the same bytes, if any have; all are listed in ``same_content.csv``."""
+    table = experiment.folder / SAME_CONTENT
+    table.unlink(missing_ok=True)  # of an earlier reading
+    local = manifest.select([row for row, uri in enumerate(manifest.uris) if not is_remote(uri)])
+    pairs = [
+        (first, row)
+        for first, *others in same_bytes(local, image_stamps(local.uris), across_splits=True)
+        for row in others
+        if local.splits[row] != local.splits[first]
+    ]
+    if not pairs:
+        return []
+    with write_aside(table) as aside, aside.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image_id", "split", "same_as", "same_as_split"])
+        for first, row in pairs:
+            writer.writerow([local.image_ids[row], local.splits[row], local.image_ids[first], local.splits[first]])
+    first, row = pairs[0]
+    return [
+        f"{len(pairs)} images have the content of one in another split, such as {local.image_ids[row]!r} and "
+        f"{local.image_ids[first]!r}; all: {table}"
+    ]
 
 
 def _record(experiment: Experiment) -> Path:

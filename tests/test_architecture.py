@@ -35,7 +35,7 @@ FLOORS = [
     {"cprfl.encoders"},
     {"cprfl.data"},
     {"cprfl.resources"},
-    {"cprfl.config", "cprfl.errors", "cprfl.progress", "cprfl.torchvision_cpu"},
+    {"cprfl.config", "cprfl.errors", "cprfl.progress", "cprfl.torchvision_cpu", "cprfl.words"},
 ]
 # Who may know what; `pipelines.sweeps` has what Ray Tune itself imports.
 KNOWN_BY = {

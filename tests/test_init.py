@@ -107,3 +107,26 @@ def test_splits_that_were_dealt_out_stay_when_the_data_set_grows(tmp_path: Path)
         if labels is some:
             before = splits
     assert {name: splits[name] for name in before} == before
+
+
+def test_the_same_content_in_two_splits_is_said_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table(tmp_path / "export", PHOTOGRAPHS)
+    photos = tmp_path / "export/photos"
+    (photos / "photo 001.jpg").write_bytes((photos / "photo 000.jpg").read_bytes())
+    lines = (tmp_path / "export/labels.csv").read_bytes().split(b"\r\n")
+    for name, rows in (("train", [lines[1], *lines[3:]]), ("test", [lines[2]])):
+        (tmp_path / f"export/{name}.csv").write_bytes(b"\r\n".join([lines[0], *rows]))
+    config = tmp_path / "my.yaml"
+    config.write_text(
+        f"name: leaks\ndata_root: {tmp_path}/export\noutput_dir: {tmp_path}/outputs\n"
+        "dataset: {name: csv, splits: {train: train.csv, test: test.csv}}\n"
+        "encoder: {name: open_clip, model: cprfl-embedded, pretrained: embedded}\n"
+        "text_encoder: {name: random, dim: 8}\nmodel: {name: logistic_regression}\n"
+    )
+    read_data(load(config))
+    assert "1 images have the content of one in another split" in capsys.readouterr().err
+    listed = (tmp_path / "outputs/leaks/same_content.csv").read_text().splitlines()
+    assert listed[1] == "photos/photo 001.jpg,test,photos/photo 000.jpg,train"
+    (photos / "photo 001.jpg").unlink()
+    read_data(load(config))
+    assert not (tmp_path / "outputs/leaks/same_content.csv").exists()

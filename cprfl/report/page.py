@@ -21,7 +21,7 @@ from PIL import Image
 from cprfl.data.files import write_aside
 from cprfl.data.images import Reading, open_image
 from cprfl.errors import UnreadableImageError
-from cprfl.report.words import counted, percent
+from cprfl.words import counted, percent
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _PIXELS = 128  # of a thumbnail's longer side

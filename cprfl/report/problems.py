@@ -10,7 +10,7 @@ from cprfl.data.manifest import TEST, TRAIN
 from cprfl.report.data_set import Copies, DataReport, Sized
 from cprfl.report.labels import SPLITS
 from cprfl.report.scan import ELONGATED, TINY
-from cprfl.report.words import counted, named
+from cprfl.words import counted, named
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cprfl.report.data_set import DataReport, Sized
 from cprfl.report.label_noise import Suspect
 from cprfl.report.labels import SPLITS, ClassFacts, Together
 from cprfl.report.problems import Problem, problems
-from cprfl.report.words import counted, named, percent
+from cprfl.words import counted, named, percent
 
 WIDTH = 80
 _LINES = 55  # that are left to the classes below each other, beside what else there is to say

@@ -72,9 +72,9 @@ def encoders_at_hand() -> Encoders:
                 {"name": "torchvision", "model": model}, _RANDOM_TEXT, f"{model}, its weights are here; {device}"
             )
     if _reachable("huggingface.co"):
-        # Without a GPU the larger patches: a quarter of the cells, and of the time.
+        # Without a GPU the larger patches: a quarter of the cells.
         model, tag = CLIPS[0] if torch.cuda.is_available() else CLIPS[1]
-        return _clip(model, tag, f"CLIP {model}, downloaded at the first run (600 MB); {device}")
+        return _clip(model, tag, f"CLIP {model}, downloaded at the first run; {device}")
     embedded = _clip(
         EMBEDDED, "embedded",
         "no weights are here and huggingface.co does not answer: the embedded CLIP, which has seen drawn shapes only",
@@ -83,7 +83,7 @@ def encoders_at_hand() -> Encoders:
 
 
 def _cnn(model: str) -> dict[str, Any]:
-    """At most 7 x 7 cells: SqueezeNet has 13 x 13, which take three times as long to train on."""
+    """At most 7 x 7 cells; SqueezeNet has 13 x 13, more than three times as many."""
     return {"name": "torchvision", "model": model} | ({"pool": 7} if model == "squeezenet1_1" else {})
 
 

@@ -36,6 +36,7 @@ from cprfl.data.readers.discovery import Proposal, Tree
 from cprfl.data.readers.json_text import read_json
 from cprfl.errors import DatasetError
 from cprfl.experiment import AnyDataset
+from cprfl.words import named
 
 # What says most of itself comes first: a folder of VOC may well have a table in it, and every folder has folders.
 READERS = (
@@ -97,8 +98,7 @@ def read_what_is_there(path: Path) -> Reading:
     settings, unsure = _with_a_test_split(first)
     alike = [other.found for other in others if other.dataset["name"] == first.dataset["name"]]
     if alike:
-        more = f" and {len(alike) - 3} more" if len(alike) > 3 else ""
-        _add(unsure, "splits", f"not read, for it is no other split: {' | '.join(alike[:3])}{more}")
+        _add(unsure, "splits", f"not read, for it is no other split: {named(alike, 3, ' | ')}")
     while True:
         try:
             manifest = _dataset(settings, tree.root).read()

@@ -21,6 +21,7 @@ from cprfl.data.readers.classes import ClassTable, class_table
 from cprfl.data.readers.identity import identified
 from cprfl.data.stratify import deal
 from cprfl.errors import DatasetError
+from cprfl.words import named
 
 
 class GroupsConfig(Config):
@@ -161,18 +162,18 @@ class DatasetConfig(Config):
         unseen = [manifest.class_names[label] for label in np.flatnonzero(class_counts(manifest) == 0)]
         if not unseen:
             return manifest, []
-        named = _named(unseen)
+        classes = _classes_named(unseen)
         if len(unseen) == len(manifest.class_names):
             raise DatasetError("split train: none of its images shows a class, so there is nothing to learn")
         if self.classes_without_images == "error":
             raise DatasetError(
-                f"no training image shows {named}; add images, or set dataset.classes_without_images: leave_out"
+                f"no training image shows {classes}; add images, or set dataset.classes_without_images: leave_out"
             )
         if self.classes_without_images == "keep":
             mend = "dataset.classes_without_images: leave_out trains without"
-            return manifest, [f"no training image shows {named} ({mend})"]
+            return manifest, [f"no training image shows {classes} ({mend})"]
         seen = [name for name in manifest.class_names if name not in unseen]
-        return manifest.with_classes(seen), [f"no training image shows {named}; left out"]
+        return manifest.with_classes(seen), [f"no training image shows {classes}; left out"]
 
 
 def _unmeasured(manifest: Manifest) -> list[str]:
@@ -184,12 +185,12 @@ def _unmeasured(manifest: Manifest) -> list[str]:
         }
         absent = [name for label, name in enumerate(manifest.class_names) if label not in shown]
         if absent:
-            notes.append(f"no {split} image shows {_named(absent)}")
+            notes.append(f"no {split} image shows {_classes_named(absent)}")
     return notes
 
 
-def _named(names: Sequence[str]) -> str:
-    listed = ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+def _classes_named(names: Sequence[str]) -> str:
+    listed = named(list(map(repr, names)))
     return f"the class {listed}" if len(names) == 1 else f"{len(names)} classes: {listed}"
 
 

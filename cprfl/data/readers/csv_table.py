@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from cprfl.data.readers.annotations import Annotations, SplitName
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.classes import clean_name
-from cprfl.data.readers.discovery import Proposal, Tree
 from cprfl.data.readers.tables.classes import (
     check_that_all_have,
     class_columns,
@@ -30,7 +29,7 @@ from cprfl.data.readers.tables.columns import (
     is_split_name,
 )
 from cprfl.data.readers.tables.dialect import Table, read_table
-from cprfl.data.readers.tables.discovery import proposals
+from cprfl.data.readers.tables.discovery import discover as discover
 from cprfl.data.readers.tables.labels import Said, Uncertain, Unmentioned, of_lists, of_pairs, read_cells
 from cprfl.data.readers.tables.rows import Sheet, rows_of
 from cprfl.data.storage import DataPath, parent
@@ -172,8 +171,3 @@ def _left_out(sheets: Collection[Sheet], several: bool) -> list[str]:
         or (name not in sheet.own and (is_score_name(name) or (len(sheets) == 1 and is_split_name(name))))
     )
     return [f"columns beside that of the labels, passed over: {', '.join(map(repr, left))}"] if left else []
-
-
-def discover(tree: Tree) -> list[Proposal]:
-    """Tables of images and labels, one for each split where their paths tell splits apart."""
-    return proposals(tree)

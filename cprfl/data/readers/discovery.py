@@ -14,7 +14,10 @@ from cprfl.data.readers.annotations import SplitName, split_name
 from cprfl.data.readers.locate import SUFFIXES
 from cprfl.errors import DatasetError
 
-_IGNORED = {"__MACOSX", "__pycache__", "node_modules", "outputs", "mlruns", "venv"}
+OF_TOOLS = {"__MACOSX", "__pycache__", "@eaDir"}
+"""Folders that programs put beside the images: what is in them is no data."""
+
+_IGNORED = OF_TOOLS | {"node_modules", "outputs", "mlruns", "venv"}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def folder_of_images(tree: Tree, names: Sequence[str], near: str) -> str | None:
     """
     by_stem: dict[str, list[str]] = {}
     for image in tree.images:
-        by_stem.setdefault(_stem(image), []).append(image)
+        by_stem.setdefault(stem_of(image), []).append(image)
     votes = Counter[str]()
     matched = 0
     for name in names[:: max(1, len(names) // _SAMPLE)]:
@@ -93,7 +93,7 @@ def in_order(splits: Mapping[SplitName, T]) -> dict[SplitName, T]:
 def _called(name: str, by_stem: Mapping[str, Sequence[str]]) -> Sequence[str]:
     """The images that a name may mean: those of its suffix, if there are any, for masks have the images' names too."""
     slashed = name.replace("\\", "/")
-    images = by_stem.get(_stem(slashed), [])
+    images = by_stem.get(stem_of(name), [])
     return [image for image in images if _base(image) == _base(slashed)] or images
 
 
@@ -107,9 +107,9 @@ def _base(name: str) -> str:
     return unicodedata.normalize("NFC", name.rpartition("/")[2]).casefold()
 
 
-def _stem(name: str) -> str:
-    """A file's name without an image's suffix, to compare."""
-    base = _base(name)
+def stem_of(name: str) -> str:
+    """A file's name without folders and an image's suffix, to compare."""
+    base = _base(name.replace("\\", "/"))
     return PurePosixPath(base).stem if PurePosixPath(base).suffix in SUFFIXES else base
 
 

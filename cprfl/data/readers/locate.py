@@ -36,7 +36,7 @@ class ImageFolder:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self._listings: dict[str, _Listing] = {}
+        self._listings = _Listings()
         self._ways = Counter[str]()
         self._example: dict[str, str] = {}
 
@@ -68,13 +68,13 @@ class ImageFolder:
         way = [] if slashed == _plain(name) else ["with slashes for backslashes"]
         path = join(self.folder, slashed)
         if path == uri or not self._is_file(path):
-            folder, _, base = path.rpartition("/")
-            match = self._listing(folder or "/" if path.startswith("/") else folder or ".").like(base)
+            listing, base = self._listings.with_file(path)
+            match = listing.like(base)
             if match is None:
                 return None
             if unicodedata.normalize("NFC", match) != unicodedata.normalize("NFC", base):
                 way.append(f"as {_difference(base, match)}")
-            path = f"{folder}/{match}" if folder else match
+            path = path[: len(path) - len(base)] + match
             slashed = slashed[: len(slashed) - len(base)] + match
         if way:
             self._note(" and ".join(way), name, path)
@@ -85,7 +85,7 @@ class ImageFolder:
         if is_remote(self.folder) or len({*bases}) < len({*names}):
             return [None] * len(names)
         folder = str(local_path(self.folder)) or "."
-        listing = self._listing(folder)
+        listing = self._listings[folder]
         matches = [listing.like(base) for base in bases]
         if not any(matches):
             below = _below(folder)
@@ -97,13 +97,8 @@ class ImageFolder:
         return [None if match is None else (match, join(self.folder, match)) for match in matches]
 
     def _is_file(self, path: str) -> bool:
-        folder, _, base = path.removeprefix("file://").rpartition("/")
-        return self._listing(folder or ("/" if path.startswith("/") else ".")).has(base)
-
-    def _listing(self, folder: str) -> _Listing:
-        if folder not in self._listings:
-            self._listings[folder] = _Listing(_names_in(folder))
-        return self._listings[folder]
+        listing, base = self._listings.with_file(path)
+        return listing.has(base)
 
     def _note(self, way: str, name: str, path: str) -> None:
         self._ways[way] += 1
@@ -114,16 +109,11 @@ class LocalFiles:
     """Local files by their paths, the name in any Unicode form, and with its suffix in any letters' case."""
 
     def __init__(self) -> None:
-        self._listings: dict[str, _Listing] = {}
+        self._listings = _Listings()
 
     def find(self, path: str) -> str | None:
         """The path of the file, as its folder has it; none where there is none."""
-        plain = path.removeprefix("file://")
-        folder, _, base = plain.rpartition("/")
-        folder = folder or ("/" if plain.startswith("/") else ".")
-        if folder not in self._listings:
-            self._listings[folder] = _Listing(_names_in(folder))
-        listing = self._listings[folder]
+        listing, base = self._listings.with_file(path)
         if listing.has(base):
             return path
         match = listing.like(base) or ""
@@ -162,6 +152,20 @@ class _Listing:
             if len(matches) == 1:
                 return matches[0]
         return None
+
+
+class _Listings(dict[str, _Listing]):
+    """Of local folders, each listed once."""
+
+    def __missing__(self, folder: str) -> _Listing:
+        listing = self[folder] = _Listing(_names_in(folder))
+        return listing
+
+    def with_file(self, path: str) -> tuple[_Listing, str]:
+        """The listing of the folder that a file is in, and the file's name."""
+        plain = path.removeprefix("file://")
+        folder, _, base = plain.rpartition("/")
+        return self[folder or ("/" if plain.startswith("/") else ".")], base
 
 
 def _names_in(folder: str) -> list[str]:

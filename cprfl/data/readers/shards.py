@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from cprfl.data.filesystems import filesystem, is_remote, local_path, named
 from cprfl.data.readers.annotations import SplitName
-from cprfl.data.readers.discovery import split_of_path
+from cprfl.data.readers.discovery import OF_TOOLS, splits_of
 from cprfl.data.storage import DataPath, Folder, parent
 from cprfl.errors import DatasetError
 
@@ -21,7 +21,6 @@ Paths = DataPath | list[DataPath]
 
 _BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
 _MOST = 100_000
-_OF_TOOLS = {"__MACOSX", "__pycache__", "@eaDir"}
 
 
 def expanded(written: str | Sequence[str]) -> list[str]:
@@ -122,13 +121,11 @@ def patterns_of_splits(
 
     None where a group says none beside others, where two are one split, or where there is no training split.
     """
-    splits: dict[SplitName, str | list[str]] = {}
-    for files in groups:
-        split = split_of_path(files[0]) if len(groups) > 1 else "train"
-        if split is None or split in splits:
-            return None
-        splits[split] = pattern_of(files, among)
-    return splits if "train" in splits else None
+    by_first = {files[0]: files for files in groups}
+    splits = splits_of(by_first)
+    if splits is None:
+        return None
+    return {split: pattern_of(by_first[first], among) for split, first in splits.items()}
 
 
 def files_below(folder: str) -> tuple[list[str], list[str]]:
@@ -175,4 +172,4 @@ def _remote(folder: str) -> tuple[list[str], list[str]]:
 
 
 def _is_shown(name: str) -> bool:
-    return not name.startswith(".") and name not in _OF_TOOLS
+    return not name.startswith(".") and name not in OF_TOOLS

@@ -30,7 +30,11 @@ def read_text(path: str, what: str, encoding: str | None = None) -> str:
     Raises:
         DatasetError: where it is missing or does not decode.
     """
-    content = read_file(path, what)
+    return decode_text(read_file(path, what), path, what, encoding)
+
+
+def decode_text(content: bytes, path: str, what: str, encoding: str | None = None) -> str:
+    """The text of a file's bytes; see `read_text`."""
     chosen = encoding or next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
     try:
         return content.decode(chosen)

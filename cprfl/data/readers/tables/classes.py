@@ -12,6 +12,7 @@ from cprfl.data.readers.tables.cells import Meaning, meaning
 from cprfl.data.readers.tables.dialect import Table
 from cprfl.data.readers.tables.labels import Said, Uncertain, Unmentioned
 from cprfl.errors import DatasetError
+from cprfl.words import named
 
 _INDEX = re.compile(r"(.* )?(id|ids|idx|index|uid|guid)|(unnamed \d+( \d+)?)?")
 _ATTRIBUTE = re.compile(
@@ -92,8 +93,8 @@ def class_columns(
     if always and len(always) < len(classes):
         notes.append(f"every image shows {', '.join(map(repr, always))}: no class? dataset.classes leaves it out")
     left = [name for name in columns if name and name not in classes]
-    listed = ", ".join(map(repr, left[:8])) + (f" and {len(left) - 8} more" if len(left) > 8 else "")
     if left:
+        listed = named(list(map(repr, left)), 8)
         notes.append(f"columns that are no classes: {listed}; dataset.classes chooses others")
     return ClassColumns(classes, minus_is_no, notes)
 

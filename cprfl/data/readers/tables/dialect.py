@@ -12,7 +12,7 @@ from itertools import chain
 
 from cprfl.data.readers.classes import clean_name
 from cprfl.data.readers.locate import SUFFIXES
-from cprfl.data.readers.text import read_file, read_text
+from cprfl.data.readers.text import decode_text, read_file
 from cprfl.errors import DatasetError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
@@ -114,7 +114,7 @@ def decode(path: str, what: str, encoding: str | None = None, content: bytes | N
             return content.decode("utf-8-sig").replace("\ufeff", ""), []
         except UnicodeDecodeError as error:
             return _windows_1252(path, what, content, error)
-    return read_text(path, what, encoding).replace("\ufeff", ""), []
+    return decode_text(content, path, what, encoding).replace("\ufeff", ""), []
 
 
 def is_image_name(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cprfl.data.readers.annotations import SplitName, split_name
 from cprfl.data.readers.discovery import Proposal, Tree, common_folder
-from cprfl.data.readers.layout import folder_of_images, in_order, split_choices
+from cprfl.data.readers.layout import folder_of_images, in_order, split_choices, stem_of
 from cprfl.data.readers.locate import ImageFolder
 from cprfl.data.readers.openimages import is_open_images
 from cprfl.data.readers.tables.cells import is_nothing, meaning
@@ -33,9 +33,9 @@ class _Look:
     rivals: tuple[str, ...]
 
 
-def proposals(tree: Tree) -> list[Proposal]:
+def discover(tree: Tree) -> list[Proposal]:
     """Ways to read the tables of a folder; a file that was pointed at is one, whatever is wrong with it."""
-    known = {_stem(image) for image in tree.images}
+    known = {stem_of(image) for image in tree.images}
     suffixes = (".csv", ".tsv", ".tab", *([".txt"] if tree.only is not None else []))
     files = sorted(tree.annotations(*suffixes), key=lambda file: (len(file), file))  # labels.csv, labels (1).csv
     looks = {file: look for file in files if (look := _look(tree, file, known)) is not None}
@@ -105,7 +105,7 @@ def _image_columns(table: Table, known: set[str]) -> list[str]:
     shares = {}
     for name, cells in table.columns.items():
         some = sample(cells)
-        hits = sum(_stem(cell) in known or ("://" in cell and is_image_name(cell)) for cell in some)
+        hits = sum(stem_of(cell) in known or ("://" in cell and is_image_name(cell)) for cell in some)
         shares[name] = hits / max(1, len(some)), preference(name)
     best = max(shares.values())
     return [name for name in shares if shares[name] == best] if best[0] >= _MANY else []
@@ -152,18 +152,12 @@ def _folder(tree: Tree, file: str, look: _Look) -> str | None:
     folder = folder_of_images(tree, names, file)
     if folder is None or _lead_to_files(tree, folder, names):
         return folder
-    stems = set(map(_stem, names))
-    return common_folder(image for image in tree.images if _stem(image) in stems)
+    stems = set(map(stem_of, names))
+    return common_folder(image for image in tree.images if stem_of(image) in stems)
 
 
 def _lead_to_files(tree: Tree, folder: str, names: Sequence[str]) -> bool:
     """Whether the files that are in the tree under these names are found from a folder."""
     places = ImageFolder(tree.path(folder)).find(names)
-    there = {_stem(name) for name, (_, uri) in zip(names, places, strict=True) if Path(uri).is_file()}
-    return there >= set(map(_stem, names)) & set(map(_stem, tree.images))
-
-
-def _stem(name: str) -> str:
-    """A file's name without folders and an image's suffix, to compare."""
-    base = name.replace("\\", "/").rpartition("/")[2].casefold()
-    return str(PurePosixPath(base).with_suffix("")) if is_image_name(base) and base[0] != "." else base
+    there = {stem_of(name) for name, (_, uri) in zip(names, places, strict=True) if Path(uri).is_file()}
+    return there >= set(map(stem_of, names)) & set(map(stem_of, tree.images))

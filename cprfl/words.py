@@ -18,7 +18,7 @@ def percent(share: float) -> str:
     return ">99%" if 0.99 < share < 1 else f"{share:.0%}"
 
 
-def named(names: Sequence[str], count: int = 10) -> str:
+def named(names: Sequence[str], count: int = 10, joint: str = ", ") -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - count:,} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+    return joint.join(names[:count]) + more
