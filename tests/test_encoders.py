@@ -186,6 +186,7 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, content: object
 @pytest.mark.parametrize("model", ["squeezenet", "CLIP's ResNet", "CLIP's ViT", "timm's ResNet in CLIP"])
 def test_adapters_learn_under_gradient_checkpointing(tmp_path: Path, model: str) -> None:
     """The libraries' own checkpointing goes past the hooks of stages, and the adapters with them."""
+    torch.manual_seed(0)  # four drawn units may all be dead on so few cells
     config: ImageEncoderConfig = {
         "squeezenet": CnnEncoder.Config(model="squeezenet1_1", pretrained="random", image_size=64),
         "CLIP's ResNet": OpenClipEncoder.Config(model="RN50", pretrained="random"),

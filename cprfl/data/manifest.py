@@ -73,6 +73,13 @@ class Manifest:
     def __post_init__(self) -> None:
         if not any(self.unknown):
             object.__setattr__(self, "unknown", ())
+            return
+        # What nobody knows is not said either: a reader may list a class twice, and the doubt decides.
+        known = (
+            tuple(label for label in own if label not in doubts)
+            for own, doubts in zip(self.labels, self.unknown, strict=True)
+        )
+        object.__setattr__(self, "labels", tuple(known))
 
     def __len__(self) -> int:
         return len(self.image_ids)
