@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from cprfl.config import Config, SameAsRoot, read_override, read_settings, validate
 from cprfl.data.files import fingerprint
@@ -96,6 +96,7 @@ class Experiment(Config):
     resources: ResourcesConfig = ResourcesConfig()
     promotion: PromotionConfig = PromotionConfig()
     variants: dict[str, Changes] = {}
+    _place: str = PrivateAttr("")
 
     @model_validator(mode="before")
     @classmethod
@@ -156,8 +157,17 @@ class Experiment(Config):
 
     @property
     def folder(self) -> Path:
-        """Where this experiment's results are."""
-        return Path(self.output_dir) / self.name
+        """Where this experiment's results are: ``outputs/<name>``, or the place below it that `placed` names."""
+        return Path(self.output_dir) / self.name / self._place
+
+    def placed(self, place: str) -> Experiment:
+        """This experiment with its results in a folder of their own below ``outputs/<name>``: each model's lie together.
+
+        A challenger, or what a sweep found, leaves the files of the model that is there as they are.
+        """
+        result = self.model_copy()
+        result._place = place
+        return result
 
     @property
     def cache_dir(self) -> Path:
@@ -262,7 +272,9 @@ class Experiment(Config):
             for section in sections:
                 place = place.setdefault(section, {})
             place[last] = value
-        return validate(Experiment, _merge(self.model_dump(mode="json"), changes), source="settings")
+        return validate(Experiment, _merge(self.model_dump(mode="json"), changes), source="settings").placed(
+            self._place
+        )
 
 
 def experiment_of(info: CheckpointInfo, folder: Path) -> Experiment:

@@ -131,6 +131,13 @@ class Method(nn.Module, ABC):
     def forward(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
         """Logits [B, C] of cells and summaries."""
 
+    def attention(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor | None:
+        """Where the method looks for each class: weights [B, C, V] of the cells, of sum 1, as `forward` uses them.
+
+        Heads are averaged. None where it does not tell cells apart.
+        """
+        return None
+
     def member_logits(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
         """Logits [M, B, C] of the members that `weigh_members` weighs; of the method itself where it has none."""
         logits_BC: Tensor = self(grid_BVD, global_BE)
