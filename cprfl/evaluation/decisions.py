@@ -1,4 +1,4 @@
-"""From logits to what people act on: a probability that is right as often as it says, and a threshold, class by class."""
+"""From logits to what people act on: class by class a probability that is right as often as it says, and a threshold."""
 
 from __future__ import annotations
 
@@ -74,10 +74,12 @@ class Decisions:
         try:
             values: dict[str, Any] = json.loads(path.read_text())
             rows = [values["classes"][name] for name in class_names]
-            columns = [np.array([row[key] for row in rows], dtype=float) for key in ("slope", "intercept", "threshold")]
+            slope_C, intercept_C, threshold_C = (
+                np.array([row[key] for row in rows], dtype=float) for key in ("slope", "intercept", "threshold")
+            )
             version, source = values["version"], str(values["source"])
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: damaged, or of other classes ({error}); train again") from None
         if version != _VERSION:
             raise CheckpointError(f"{path}: of another version than {_VERSION}; train again")
-        return cls(tuple(class_names), *columns, source)
+        return cls(tuple(class_names), slope_C, intercept_C, threshold_C, source)
