@@ -161,7 +161,7 @@ class Experiment(Config):
         return Path(self.output_dir) / self.name / self._place
 
     def placed(self, place: str) -> Experiment:
-        """This experiment with its results in a folder of their own below ``outputs/<name>``: each model's lie together.
+        """This experiment with its results in a folder of its own below ``outputs/<name>``.
 
         A challenger, or what a sweep found, leaves the files of the model that is there as they are.
         """

@@ -1,4 +1,4 @@
-"""From logits to what people act on: class by class a probability that is right as often as it says, and a threshold."""
+"""From logits to what people act on: for each class a probability that is as often right as it says, a threshold."""
 
 from __future__ import annotations
 

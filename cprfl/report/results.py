@@ -70,8 +70,8 @@ class Results:
         return self.manifest.split(TRAIN)
 
     @cached_property
-    def logits_NC(self) -> np.ndarray:
-        """Logits of the test images."""
+    def logits(self) -> np.ndarray:
+        """Logits [N, C] of the test images."""
         return read_predictions(self.folder / PREDICTIONS, self.test.image_ids)
 
     @cached_property
