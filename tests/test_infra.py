@@ -1,0 +1,184 @@
+"""What is deployed: manifests against KubeRay's schemas, commands against our own parser, no secret, no open door."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import typer
+import yaml
+from typer.core import TyperGroup
+
+from cprfl.experiment import load
+from pipelines.cli.app import app
+from pipelines.sweeps.config import load_sweep
+
+INFRA = Path(__file__).parent.parent / "infra"
+KUBERAY = INFRA / "kuberay"
+MANIFESTS = sorted([*KUBERAY.glob("base/*.yaml"), *KUBERAY.glob("jobs/*.yaml")])
+CONFIGS = ("experiment.yaml", "sweep.yaml", "kustomization.yaml")
+CLI = typer.main.get_command(app)
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return [found for found in yaml.load_all(path.read_text(), yaml.CSafeLoader) if found]
+
+
+def resources() -> list[dict[str, Any]]:
+    return [found for path in MANIFESTS if path.name not in CONFIGS for found in documents(path)]
+
+
+@functools.cache
+def schemas(shared: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What an API server checks custom resources against, by version and kind."""
+    return {
+        (f"{found['spec']['group']}/{version['name']}", found["spec"]["names"]["kind"]): version["schema"][
+            "openAPIV3Schema"
+        ]
+        for path in (shared / "schemas" / "kuberay").glob("*.yaml")
+        for found in documents(path)
+        for version in found["spec"]["versions"]
+    }
+
+
+def closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema as an API server reads it: a field that it does not know is a mistake, and some are int or string."""
+    result = dict(schema)
+    if result.pop("x-kubernetes-int-or-string", False):
+        return {"type": ["integer", "string"]}
+    if "properties" in result:
+        result["properties"] = {name: closed(value) for name, value in result["properties"].items()}
+        if not result.get("x-kubernetes-preserve-unknown-fields"):
+            result.setdefault("additionalProperties", False)
+    if isinstance(result.get("items"), dict):
+        result["items"] = closed(result["items"])
+    if isinstance(result.get("additionalProperties"), dict):
+        result["additionalProperties"] = closed(result["additionalProperties"])
+    return result
+
+
+def check(resource: dict[str, Any], known: dict[tuple[str, str], dict[str, Any]]) -> None:
+    schema = closed(known[resource["apiVersion"], resource["kind"]])
+    schema["properties"] |= {"apiVersion": {}, "kind": {}, "metadata": {}}
+    for error in jsonschema.Draft7Validator(schema).iter_errors(resource):
+        raise error
+
+
+def test_rays_resources_are_what_kuberay_takes(shared: Path) -> None:
+    known, found = schemas(shared), set[str]()
+    for resource in resources():
+        if resource["apiVersion"].startswith("ray.io/"):
+            check(resource, known)
+            found.add(resource["kind"])
+    assert found == {"RayCluster", "RayJob", "RayCronJob"}
+
+
+def test_a_field_that_kuberay_does_not_know_is_seen(shared: Path) -> None:
+    cluster = next(found for found in resources() if found["kind"] == "RayCluster")
+    cluster["spec"]["workerGroupSpecs"][0]["maxReplica"] = 3
+    with pytest.raises(jsonschema.ValidationError, match="maxReplica"):
+        check(cluster, schemas(shared))
+
+
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_overlays_build_what_kuberay_takes(size: str, shared: Path) -> None:
+    if shutil.which("kubectl") is None:
+        pytest.skip("no kubectl on this machine")
+    command = ["kubectl", "kustomize", str(KUBERAY / "overlays" / size)]
+    built = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    known = schemas(shared)
+    found = [resource for resource in yaml.safe_load_all(built) if resource]
+    for resource in found:
+        if resource["apiVersion"].startswith("ray.io/"):
+            check(resource, known)
+    groups = next(found["spec"]["workerGroupSpecs"] for found in found if found["kind"] == "RayCluster")
+    assert [group["groupName"] for group in groups] == {"small": ["cpu"], "large": ["cpu", "gpu"]}[size]
+    assert ("cprfl:cuda" in built) == (size == "large")
+
+
+def command_lines() -> Iterator[tuple[str, list[str]]]:
+    """Everything of ours that is started, by who starts it."""
+    for resource in resources():
+        spec = resource.get("spec", {})
+        entrypoint = spec.get("entrypoint") or spec.get("jobTemplate", {}).get("entrypoint")
+        if entrypoint:
+            program, *words = shlex.split(entrypoint)
+            assert program == "cprfl"
+            yield resource["metadata"]["name"], words
+        if resource["kind"] == "Deployment":
+            yield resource["metadata"]["name"], spec["template"]["spec"]["containers"][0]["args"]
+    for name, service in compose()["services"].items():
+        if "build" in service and "entrypoint" not in service:
+            yield name, [re.sub(r"\$\{(\w+):-(\w+)\}", r"\2", word) for word in service["command"]]
+
+
+def compose() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((INFRA / "compose.yaml").read_text())
+    return found
+
+
+@pytest.mark.parametrize(("who", "words"), command_lines(), ids=lambda value: value if isinstance(value, str) else "")
+def test_what_is_started_is_understood_by_our_command_line(who: str, words: list[str]) -> None:
+    name, *rest = words
+    assert isinstance(CLI, TyperGroup)
+    CLI.commands[name].make_context(name, rest)  # refuses what it does not know
+
+
+def test_the_experiment_and_the_sweep_of_the_cluster_are_read(tmp_path: Path) -> None:
+    overrides = [f"output_dir={tmp_path}", f"data_root={tmp_path}"]
+    base = KUBERAY / "base"
+    assert load(base / "experiment.yaml", overrides).resources.num_workers == 1
+    assert load_sweep(base / "sweep.yaml", base / "experiment.yaml", overrides).space
+
+
+def containers(value: Any) -> Iterator[dict[str, Any]]:
+    """All containers below a value."""
+    if isinstance(value, dict):
+        for name, below in value.items():
+            if name == "containers":
+                yield from below
+            else:
+                yield from containers(below)
+    elif isinstance(value, list):
+        for below in value:
+            yield from containers(below)
+
+
+def test_no_pod_is_privileged_or_without_bounds() -> None:
+    found = [container for resource in resources() for container in containers(resource)]
+    assert len(found) == 6
+    for container in found:
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
+    cluster = next(found for found in resources() if found["kind"] == "RayCluster")
+    assert cluster["spec"]["authOptions"]["mode"] == "token"
+
+
+def test_compose_opens_nothing_but_to_this_machine_and_has_no_default_secret() -> None:
+    services = compose()["services"]
+    for name, service in services.items():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert "healthcheck" in service or "CPRFL_HEALTH" in service["environment"], name
+    text = (INFRA / "compose.yaml").read_text()
+    secrets = [line.split("=")[0] for line in (INFRA / ".env.example").read_text().splitlines() if line.endswith("=")]
+    assert len(secrets) == 6
+    for secret in secrets:
+        uses = re.findall(rf"\$\{{{secret}[^}}]*\}}", text)
+        assert uses and all(use == f"${{{secret}:?set {secret} in infra/.env}}" for use in uses)
+    assert not re.search(r"(?i)(password|secret|token)\w*: *[\"']?[\w-]+[\"']?$", text, re.MULTILINE)
+
+
+def test_the_image_is_not_root_and_holds_no_weights() -> None:
+    lines = (INFRA / "Dockerfile").read_text()
+    last = lines.rpartition("\nFROM ")[2]
+    assert "\nUSER 10001" in last and "HEALTHCHECK" in last and 'ENTRYPOINT ["cprfl"]' in last
+    ignored = (INFRA / "Dockerfile.dockerignore").read_text().split()
+    assert "*" in ignored and not any("weights" in line or "outputs" in line for line in ignored)
