@@ -33,6 +33,7 @@ from cprfl.encoders.text import GloveText, NpzText, OpenClipText, RandomText
 from cprfl.encoders.timm import TimmEncoder
 from cprfl.errors import CheckpointError, ConfigError
 from cprfl.evaluation.comparison import PromotionConfig
+from cprfl.evaluation.decisions import DecisionsConfig
 from cprfl.losses import CONFIGS, AnyLoss
 from cprfl.models import AnyMethod
 from cprfl.resources import FEW_IMAGES, ResourcesConfig, here
@@ -76,6 +77,7 @@ class Experiment(Config):
             best test mAP, as the released codes do, and says so in every result.
         first: the experiment that comes before this one, by what it changes: it trains the image tower
             (``train.backbone: adapter`` or ``finetune``), on whose features this one is then trained.
+        decisions: when an image counts as showing a class; no weight depends on it.
         promotion: when a retrained model replaces the champion.
         variants: further experiments, each by what it changes; a section with another ``name`` replaces the section.
     """
@@ -94,6 +96,7 @@ class Experiment(Config):
     train: TrainConfig = TrainConfig()
     first: Changes | None = None
     resources: ResourcesConfig = ResourcesConfig()
+    decisions: DecisionsConfig = DecisionsConfig()
     promotion: PromotionConfig = PromotionConfig()
     variants: dict[str, Changes] = {}
     _place: str = PrivateAttr("")

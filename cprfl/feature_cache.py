@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,7 +21,8 @@ from cprfl.data.storage import Folder
 from cprfl.encoders.base import ImageEncoder
 from cprfl.encoders.rows import Decoded, decode, encode
 from cprfl.experiment import Experiment
-from cprfl.progress import progress
+from cprfl.progress import progress, say
+from cprfl.words import counted
 
 _BYTES_AHEAD = 512 * 2**20  # of decoded pixels that wait for the encoder
 
@@ -90,7 +90,7 @@ def find_or_encode(
     metrics = {"extraction/images": float(encoded), "extraction/bad_images": float(len(store.bad_images))}
     if encoded:
         metrics["extraction/images_per_second"] = encoded / seconds
-        print(f"encoded {encoded} images in {seconds:.0f} s, {encoded / seconds:.1f}/s", file=sys.stderr)
+        say(f"encoded {counted(encoded, 'image')} in {seconds:.0f} s, {encoded / seconds:.1f}/s")
     return store, metrics
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cprfl.assembly import BATCH, facts_of, features_of, objective_of, source_of
+from cprfl.assembly import BATCH, facts_of, features_of, objective_of, source_of, text_tower_of
 from cprfl.data.long_tail import hold_out
 from cprfl.data.manifest import TRAIN, Manifest
 from cprfl.data.stratify import stratify
@@ -32,10 +32,13 @@ class Findings:
     Attributes:
         epochs: to train on all training images; 0 where gradients train nothing.
         metrics: under ``folds/``: mAP of the members and of the whole, their shares, the epochs.
+        logits_NC: of the training images after so many epochs, each by a training without it; the members weighed as
+            in the method. None where no folds were looked at.
     """
 
     epochs: int
     metrics: dict[str, float]
+    logits_NC: Tensor | None = None
 
 
 def look_at_folds(
@@ -48,11 +51,11 @@ def look_at_folds(
     """
     training = prepared.manifest.split(TRAIN)
     targets_NC = torch.from_numpy(training.targets())
-    logits_TMNC = _logits(experiment, prepared, training, worker, text_tower)
-    epochs = candidates(experiment)
+    epochs, folds = candidates(experiment), experiment.model.folds or FOLDS
+    logits_TMNC = _logits(experiment, prepared, folds, epochs, worker, text_tower)
     if len(epochs) == 1:
         metrics = method.weigh_members(logits_TMNC[0], targets_NC)
-        return Findings(epochs[0], metrics)
+        return Findings(epochs[0], metrics, method.mix(logits_TMNC[0]))
     found = []
     for number, logits_MNC in zip(epochs, logits_TMNC, strict=True):
         weighed = method.weigh_members(logits_MNC, targets_NC)
@@ -60,7 +63,23 @@ def look_at_folds(
         found.append((value, number, logits_MNC))
     value, number, logits_MNC = max(found, key=lambda item: (item[0], -item[1]))
     chosen = {"folds/mAP": value, "folds/mAP_last_epoch": found[-1][0], "folds/epochs": float(number)}
-    return Findings(number, chosen | method.weigh_members(logits_MNC, targets_NC))
+    metrics = chosen | method.weigh_members(logits_MNC, targets_NC)
+    return Findings(number, metrics, method.mix(logits_MNC))
+
+
+def held_out_logits(experiment: Experiment, prepared: Prepared, folds: int, epochs: int, worker: Worker) -> Tensor:
+    """Logits [n, c] of the training images after so many epochs, each by a training without its fold.
+
+    The trainings are those of the experiment, under the schedule of the whole.
+
+    Raises:
+        DatasetError: where the images make no such folds.
+    """
+    schedule = experiment.train.schedule_epochs or experiment.epochs or None
+    shorter = experiment.train.model_copy(update={"epochs": max(epochs, 1), "schedule_epochs": schedule})
+    as_long = experiment.model_copy(update={"train": shorter})
+    text_tower = text_tower_of(experiment)
+    return _logits(as_long, prepared, folds, [epochs], worker, text_tower, members=False)[0, 0]
 
 
 def in_words(findings: Findings) -> str:
@@ -87,19 +106,30 @@ def candidates(experiment: Experiment) -> list[int]:
 
 
 def _logits(
-    experiment: Experiment, prepared: Prepared, training: Manifest, worker: Worker, text_tower: TextTower | None
+    experiment: Experiment,
+    prepared: Prepared,
+    folds: int,
+    epochs: list[int],
+    worker: Worker,
+    text_tower: TextTower | None,
+    members: bool = True,
 ) -> Tensor:
-    """Logits [T, M, n, c] of the members after T numbers of epochs, on each image by a training without its fold."""
-    folds = experiment.model.folds or FOLDS
+    """Logits [T, M, n, c] after T numbers of epochs, on each training image by a training without its fold.
+
+    They are those of the M members, or of the method itself, which is one.
+    """
+    training = prepared.manifest.split(TRAIN)
     fold_N = stratify(training.targets(), [1 / folds] * folds, experiment.seed)
     if len(np.unique(fold_N)) < folds:
-        raise DatasetError(f"split train: {len(training)} images make no {folds} folds; lower model.num_folds")
+        raise DatasetError(
+            f"split train: {len(training)} images make no {folds} folds; lower model.num_folds or decisions.folds"
+        )
     parts = []
     numbers = range(folds)
     for fold in progress(numbers, folds, "training without a fold") if worker.rank == 0 else numbers:
         held_out = training.select(np.flatnonzero(fold_N == fold))
         part = replace(prepared, manifest=hold_out(training, fold_N == fold))
-        parts.append(_held_out_logits(experiment, part, held_out, worker, text_tower))
+        parts.append(_of_fold(experiment, part, held_out, epochs, worker, text_tower, members))
     logits = torch.zeros(*parts[0].shape[:2], *training.targets().shape)
     means_FTMC = torch.stack([found.mean(dim=2) for found in parts])
     for fold, logits_TMnC in enumerate(parts):
@@ -109,30 +139,42 @@ def _logits(
     return logits
 
 
-def _held_out_logits(
-    experiment: Experiment, prepared: Prepared, held_out: Manifest, worker: Worker, text_tower: TextTower | None
+def _of_fold(
+    experiment: Experiment,
+    prepared: Prepared,
+    held_out: Manifest,
+    epochs: list[int],
+    worker: Worker,
+    text_tower: TextTower | None,
+    members: bool,
 ) -> Tensor:
-    """Train on the training images of ``prepared``, and score the members on others, [T, M, n, c]."""
+    """Train on the training images of ``prepared``, and score others, [T, M, n, c]."""
     torch.manual_seed(experiment.seed)
     training = prepared.manifest.split(TRAIN)
     facts = facts_of(experiment, prepared, training)
     objective = objective_of(experiment, prepared, facts, text_tower)
     source = source_of(experiment, prepared, training, objective, training=True)
     others = source_of(experiment, prepared, held_out, objective, training=False)
-    wanted, epoch, found = candidates(experiment), 0, list[Tensor]()
-    objective.method.fit(features_of(source))
+    size = BATCH if prepared.store is not None else experiment.encoder.batch_size
+    epoch, found = 0, list[Tensor]()
+
+    def scored() -> Tensor:
+        logits = score(objective, others, held_out.image_ids, size, worker, members)
+        return logits if members else logits[None]
 
     def look(weights: dict[str, Tensor]) -> dict[str, float]:
         nonlocal epoch
         epoch += 1
-        if epoch in wanted:
+        if epoch in epochs:
             with objective.loaded(weights):
-                found.append(score(objective, others, held_out.image_ids, BATCH, worker, members=True))
+                found.append(scored())
         return {}
 
+    if prepared.store is not None:
+        objective.method.fit(features_of(source))
     if experiment.model.by_gradients:
         fit(objective, source, experiment.train, seed=experiment.seed, worker=worker,
             on_epoch_end=lambda _: None, validate=look)  # fmt: skip
     else:
-        found.append(score(objective, others, held_out.image_ids, BATCH, worker, members=True))
+        found.append(scored())
     return torch.stack(found)

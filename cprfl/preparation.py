@@ -27,8 +27,10 @@ from cprfl.encoders.text import TextEmbeddings
 from cprfl.errors import CheckpointError, DatasetError
 from cprfl.experiment import Experiment, experiment_of
 from cprfl.feature_cache import Fill, fill_here, find_or_encode
+from cprfl.progress import say
 from cprfl.reading import read_data
 from cprfl.training.checkpoint import load_info, load_tower
+from cprfl.words import counted
 
 PREPARED, MANIFEST, CHECKPOINT = "prepared.json", "manifest.parquet", "checkpoint"
 BAD_IMAGES = "bad_images.csv"
@@ -127,10 +129,13 @@ def prepare(
     needs = {*needs, TRAIN, *_selection_splits(experiment)}
     split = _split(manifest, experiment)
     _check_splits(split, needs, experiment)
+    say(f"{experiment.name}: looking for {counted(len(manifest), 'image')}")
     stamps = image_stamps(manifest.uris)
     _check_files(manifest, stamps, experiment)
+    say(f"{experiment.name}: names of {counted(len(manifest.class_names), 'class')} ({experiment.text_encoder.name})")
     text, text_path = experiment.text_encoder.find_or_embed(manifest.class_names, experiment.cache_dir)
     encoder = encoder if encoder is not None and encoder.serves(experiment) else EncoderOnce(experiment)
+    say(f"{experiment.name}: loading the encoder ({_named(experiment)})")
     report, store, metrics = experiment.folder / BAD_IMAGES, None, dict[str, float]()
     if experiment.train.moves_tower:
         bad = check_images(
@@ -145,7 +150,7 @@ def prepare(
         store, metrics = find_or_encode(manifest, experiment, encoder(), key, fill or fill_here, report)
         bad, images = store.bad_images, store.description["key"]
     if bad:
-        print(f"{len(bad)} images skipped: {report}", file=sys.stderr)
+        print(f"{counted(len(bad), 'image')} skipped: {report}", file=sys.stderr)
         skipped = {item.image_id for item in bad}
         manifest = manifest.select([row for row, image in enumerate(manifest.image_ids) if image not in skipped])
         split = _split(manifest, experiment)
@@ -211,6 +216,10 @@ def selection_split(experiment: Experiment) -> str:
     return TEST if experiment.protocol == "published" else VALIDATION
 
 
+def _named(experiment: Experiment) -> str:
+    return f"{experiment.encoder.name} {experiment.encoder.model}"
+
+
 def _selection_splits(experiment: Experiment) -> set[str]:
     selects = experiment.train.validation > 0 or experiment.selects == "best" or experiment.protocol == "published"
     return {selection_split(experiment)} if selects else set()
@@ -255,9 +264,11 @@ def _check_files(manifest: Manifest, stamps: Sequence[tuple[int, ...]], experime
     missing = missing_images(manifest, stamps)
     if len(missing) == len(manifest):
         guess = where_it_may_be(missing[0].uri, experiment.data_root)
-        raise DatasetError(f"none of the {len(missing)} images is there, the first of them {missing[0].uri}; {guess}")
+        none = "the only image is not" if len(missing) == 1 else f"none of the {len(missing)} images is"
+        raise DatasetError(f"{none} there, the first of them {missing[0].uri}; {guess}")
     if missing and experiment.dataset.on_bad_image == "error":
-        print(f"{len(missing)} images are not there; looking for others that cannot be read", file=sys.stderr)
+        there = "image is" if len(missing) == 1 else "images are"
+        print(f"{len(missing)} {there} not there; looking for others that cannot be read", file=sys.stderr)
         check_images(manifest, on_bad_image="error", report=report, reading=experiment.encoder.reading)
 
 

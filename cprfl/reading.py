@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 import sys
 from pathlib import Path
 
+from cprfl import progress
 from cprfl.data.checks import same_bytes
 from cprfl.data.files import fingerprint, write_aside, write_json
 from cprfl.data.filesystems import is_remote
 from cprfl.data.images import image_stamps
 from cprfl.data.manifest import Manifest
 from cprfl.experiment import Experiment
+from cprfl.words import counted
 
 SAME_CONTENT = "same_content.csv"
+_FEW, _MANY, _ALIKE = 2, 10, 0.85  # images of a class that may be a slip, of one that is none, and how alike names are
 
 # Settings that do not choose which images there are.
 _OF_LABELS = {
@@ -34,6 +38,8 @@ def read_data(experiment: Experiment, *, say: bool = True) -> Manifest:
         DatasetError: as `cprfl.data.readers.base.DatasetConfig.read`.
     """
     dataset = experiment.dataset
+    if say:
+        progress.say(f"{experiment.name}: reading annotations ({dataset.name})")
     if dataset.split is None:
         manifest = dataset.read()
     else:
@@ -44,9 +50,24 @@ def read_data(experiment: Experiment, *, say: bool = True) -> Manifest:
         if earlier | dealt != earlier:
             write_json(record, earlier | dealt)
     if say:
-        for note in (*manifest.notes, *_same_content(experiment, manifest)):
+        for note in (*manifest.notes, *_misspelt(manifest), *_same_content(experiment, manifest)):
             print(f"note: {note}", file=sys.stderr)
     return manifest
+
+
+def _misspelt(manifest: Manifest) -> list[str]:
+    """That a class of one or two images has nearly the name of a class of many, if any has."""
+    counts = (manifest.targets() > 0).sum(axis=0)
+    frequent = [name for name, count in zip(manifest.class_names, counts, strict=True) if count >= _MANY]
+    found = []
+    for name, count in zip(manifest.class_names, counts, strict=True):
+        near = difflib.get_close_matches(name, frequent, 1, _ALIKE) if 0 < count <= _FEW else []
+        if near and not any(map(str.isdigit, name)):
+            found.append(
+                f"class {name!r} ({counted(int(count), 'image')}) has nearly the name of {near[0]!r}; where that is a "
+                "slip, mend the annotations, or it is learned as a class of its own"
+            )
+    return found
 
 
 def _same_content(experiment: Experiment, manifest: Manifest) -> list[str]:

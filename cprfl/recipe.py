@@ -18,7 +18,8 @@ from cprfl.data.manifest import TRAIN
 from cprfl.encoders.adapters import moved_state
 from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.errors import CheckpointError, ConfigError
-from cprfl.evaluation.metrics import evaluate
+from cprfl.evaluation.decisions import HELD_OUT
+from cprfl.evaluation.metrics import evaluate, read_predictions, write_predictions
 from cprfl.experiment import Experiment
 from cprfl.out_of_fold import Findings, in_words, look_at_folds
 from cprfl.preparation import CHECKPOINT, Prepared, selection_split
@@ -193,6 +194,9 @@ def run_training(
         )  # fmt: skip
 
         def save(folder: Path) -> None:
+            if findings.logits_NC is not None:
+                logits_NC = findings.logits_NC.numpy()
+                write_predictions(folder / HELD_OUT, training.image_ids, logits_NC, manifest.class_names)
             save_checkpoint(folder, objective.prediction_state(weights), facts, info, state, inherited)
 
         on_epoch_end(Epoch(number, metrics, worker.rank, save))
@@ -257,7 +261,9 @@ def _findings(
         return Findings(experiment.epochs, {})
     if resume is not None:
         before = {name: value for name, value in load_info(resume).metrics.items() if name.startswith("folds/")}
-        return Findings(int(before.get("folds/epochs", experiment.epochs)), before)
+        path, ids = resume / HELD_OUT, prepared.manifest.split(TRAIN).image_ids
+        logits_NC = torch.from_numpy(read_predictions(path, ids)) if path.exists() else None
+        return Findings(int(before.get("folds/epochs", experiment.epochs)), before, logits_NC)
     findings = look_at_folds(experiment, prepared, worker, objective.method, text_tower)
     torch.manual_seed(experiment.seed)
     if worker.rank == 0:

@@ -1,10 +1,14 @@
-"""A thread beside a block of code."""
+"""Threads: one beside a block of code, and one for what would take Ctrl-C for itself."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -18,3 +22,23 @@ def in_background(work: Callable[[threading.Event], None]) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def in_thread(work: Callable[[], Result]) -> Result:
+    """Call ``work`` in a thread and wait for it, so that Ctrl-C is raised here.
+
+    Ray Train answers Ctrl-C by itself where it runs in the main thread: with exit status 1 and no word.
+    """
+    ended: SimpleQueue[tuple[Result | None, BaseException | None]] = SimpleQueue()
+
+    def call() -> None:
+        try:
+            ended.put((work(), None))
+        except BaseException as error:
+            ended.put((None, error))
+
+    threading.Thread(target=call, daemon=True).start()
+    result, error = ended.get()
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]

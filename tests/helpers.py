@@ -78,9 +78,10 @@ def command_line(process: psutil.Process) -> str:
 
 
 def runs(experiment: Experiment) -> list[Any]:
-    """The MLflow runs of an experiment, the newest first."""
+    """The MLflow runs of an experiment, the newest first, without those that hold metrics of classes."""
     experiment_id = open_store(experiment.output_dir).experiment_id(experiment.name)
-    return list(mlflow.MlflowClient().search_runs([experiment_id]))
+    found = mlflow.MlflowClient().search_runs([experiment_id])
+    return [run for run in found if run.data.tags.get("cprfl.kind") != "classes"]
 
 
 def steps(run_id: str, metric: str = "train/loss") -> list[int]:

@@ -17,6 +17,7 @@ FLOORS = [
     {"pipelines.submit"},
     {"pipelines.retraining", "pipelines.benchmark"},
     {"pipelines.sweeps"},
+    {"pipelines.serving"},
     {"pipelines.stages"},
     {"pipelines.cluster"},
     {"pipelines.tracking"},
@@ -39,14 +40,14 @@ FLOORS = [
 ]
 # Who may know what; `pipelines.sweeps` has what Ray Tune itself imports.
 KNOWN_BY = {
-    "mlflow": ["pipelines.tracking"],
+    "mlflow": ["pipelines.tracking", "pipelines.serving.invocations"],
     "ray": ["pipelines.cluster", "pipelines.sweeps.search", "pipelines.sweeps.trials", "pipelines.sweeps.tuner"],
-    "dagster": ["pipelines.retraining.assets", "pipelines.retraining.server"],
+    "dagster": ["pipelines.retraining.assets", "pipelines.retraining.server", "pipelines.retraining.shown"],
     "typer": ["pipelines.cli"],
     "altair": ["cprfl.report"],
     "jinja2": ["cprfl.report"],
     "vl_convert": ["cprfl.report"],
-    "pandas": ["pipelines.tracking", "pipelines.stages.predict", "cprfl.inference.pyfunc"],
+    "pandas": ["pipelines.tracking", "cprfl.inference.pyfunc"],
 }
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

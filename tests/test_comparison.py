@@ -1,34 +1,15 @@
-"""Challenger against champion: the bootstrap against scikit-learn, and each rule."""
+"""Challenger against champion: the paired bootstrap, and each rule."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
 
 from cprfl.data.manifest import Groups
-from cprfl.evaluation.comparison import Comparison, PromotionConfig, bootstrap_gains, compare, weighted_precision
+from cprfl.evaluation.comparison import Comparison, PromotionConfig, bootstrap_gains, compare
 from cprfl.evaluation.metrics import evaluate
 
 NAMES = ("cat", "dog", "yak")
 COUNTS = np.array([200, 50, 5])
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(0, 10_000), st.integers(2, 40), st.booleans())
-def test_weighted_precision_is_scikit_learns(seed: int, images: int, tied: bool) -> None:
-    rng = np.random.default_rng(seed)
-    scores = rng.integers(0, 4, images).astype(float) if tied else rng.normal(size=images)
-    positive = rng.random(images) < 0.4
-    weights = rng.multinomial(images, np.full(images, 1 / images), size=3).astype(np.float32)
-    ours = weighted_precision(scores, positive, weights)
-    for row, value in zip(weights, ours, strict=True):
-        if (row * positive).sum() == 0:
-            assert np.isnan(value)
-        else:
-            assert value == pytest.approx(average_precision_score(positive, scores, sample_weight=row))
 
 
 def judged(noise: float, champion_noise: float, worse_tail: float = 0.0, **rules: object) -> Comparison:

@@ -15,10 +15,13 @@ from dagster import AssetKey, DagsterInstance, Definitions
 
 from cprfl.errors import ConfigError
 from cprfl.experiment import load
-from pipelines.retraining import assets
-from pipelines.retraining.schedules import ScheduleConfig, load_schedules
+from cprfl.report.checks import Check
+from pipelines.retraining import assets, retrain
+from pipelines.retraining.schedules import CODES, ScheduleConfig, load_schedules
 from pipelines.retraining.server import serve
+from pipelines.stages.check import check as check_model
 from pipelines.tracking import registry
+from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import open_store
 
 ROOT = Path(__file__).parent.parent
@@ -57,15 +60,23 @@ def test_the_job_retrains_and_shows_what_a_person_wants_to_see(
     monkeypatch.setattr(assets, "_FEW", 1)  # classes of the photos have fewer than ten images
     result = retrained(own_config, instance)
     assert result.success
-    assert {check.check_name for check in result.get_asset_check_evaluations() if check.passed} == {
-        "label_counts", "bad_images", "finite", "mAP_floor",
-    }  # fmt: skip
+    found = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert {"label_counts", "bad_images", "finite", "mAP_floor"} == {
+        name for name, check in found.items() if check.blocking and check.passed
+    }
+    said = {check.code: check for check in check_model(load(own_config, LENIENT))}  # which is in its place by now
+    assert set(said) == set(CODES)
+    for code, check in said.items():
+        shown = found[code.replace("-", "_")]
+        assert (shown.metadata["status"].value, shown.severity.value) == (check.status, "WARN")
+        assert shown.passed == (check.status not in ("issue", "skipped"))
     assert metadata(instance, "manifest")["train images"] == 16
     assert metadata(instance, "manifest")["class counts"].startswith("![training images](data:image/png;base64,")
     assert metadata(instance, "image_features")["bad images"] == 0
     assert metadata(instance, "evaluation")["mAP"] > 0
     assert "/runs/" in metadata(instance, "trained_model")["run"]
     assert metadata(instance, "champion")["decision"] == "first"
+    assert Path(metadata(instance, "champion")["report"]).is_file()
     assert champion_of(own_config) == "1"
 
     assert retrained(own_config, instance).success
@@ -92,12 +103,64 @@ def test_a_failure_shows_the_stage_and_the_reason(
     result = retrained(own_config, instance)
     assert result.get_failed_step_keys() == {"small__image_features"}
     (failure,) = [event for event in result.all_events if event.is_step_failure]
-    assert "1 of 24 image is missing or do not decode" in failure.step_failure_data.user_failure_data.description
+    assert "1 of 24 images is missing or does not decode" in failure.step_failure_data.user_failure_data.description
     assert failure.step_failure_data.user_failure_data.metadata["stage"].value == "image_features"
     skipping = retrained(own_config, instance, set=[*LENIENT, "dataset.on_bad_image=skip"])
     (check,) = [check for check in skipping.get_asset_check_evaluations() if not check.passed]
     assert (check.check_name, check.metadata["bad"].value) == ("bad_images", 1)
     assert skipping.get_failed_step_keys() == {"small__image_features"}
+
+
+def test_a_typo_in_one_experiment_fails_its_first_stage_and_no_other(
+    small_config: Path, tmp_path: Path, instance: DagsterInstance
+) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(small_config.read_text().replace("epochs:", "epocs:").replace("name: small", "name: wrong"))
+    file = tmp_path / "schedules.yaml"
+    entries = [{"config": str(config), "cron": "0 3 * * 1", "retries": 2} for config in (wrong, small_config)]
+    file.write_text(yaml.safe_dump({"schedules": entries}))
+    defs = assets.build(load_schedules(file))
+    assert {schedule.name for schedule in defs.schedules or []} == {"wrong_schedule", "small_schedule"}
+    result = defs.resolve_job_def("wrong").execute_in_process(instance=instance, raise_on_error=False)
+    assert result.get_failed_step_keys() == {"wrong__manifest"}
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    said = failure.step_failure_data.user_failure_data
+    assert "train.epocs: no such setting; did you mean 'epochs'" in said.description
+    assert said.metadata["config"].value == str(wrong)
+    assert (
+        defs.resolve_job_def("small")
+        .execute_in_process(instance=instance, asset_selection=[AssetKey(["small", "manifest"])])
+        .success
+    )
+
+
+def test_a_check_of_the_model_stops_the_retraining_where_the_schedule_says_so(
+    small_config: Path, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leak = Check("leak", "3 test images are training images", "issue", "Remove them.")
+    monkeypatch.setattr(assets, "check", lambda _: (leak,))
+    monkeypatch.setattr(retrain, "write_report", lambda *_: None)
+    stopped = retrained(small_config, instance, checks={"blocking": ["leak"]})
+    assert stopped.get_failed_step_keys() == {"small__evaluation"}
+    found = {check.check_name: check for check in stopped.get_asset_check_evaluations()}
+    assert found["leak"].description == "3 test images are training images. Remove them."
+    assert found["leak"].severity.value == "ERROR"
+    assert found["overfit"].metadata["status"].value == "skipped"  # silence is never success
+    assert not found["overfit"].passed
+    assert champion_of(small_config) is None
+    assert retrained(small_config, instance).success  # where it only warns
+    assert champion_of(small_config) == "1"
+
+
+def test_links_lead_to_the_port_that_the_schedules_name(small_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = load(small_config)
+    store = open_store(experiment.output_dir)
+    with open_run(store, experiment) as run:
+        pass
+    monkeypatch.setenv("CPRFL_UI_PORT", "5977")
+    link = assets._run_link(store, run.id).value
+    assert link.startswith("http://127.0.0.1:5977/#/experiments/")
+    assert link.endswith(f"/runs/{run.id}?workflowType=machine_learning")
 
 
 def test_every_tick_of_the_schedule_is_one_run(
@@ -135,8 +198,7 @@ def test_the_shipped_schedules_load_and_mistakes_are_named(
     file = tmp_path / "schedules.yaml"
     twice = [{"config": str(small_config), "cron": "0 3 * * 1"}] * 2
     for values, wrong in [
-        ({"schedules": twice}, "are both named small"),
-        ({"schedules": [{"config": "nowhere.yaml", "cron": "0 3 * * 1"}]}, "configuration file not found"),
+        ({"schedules": twice}, "is listed twice"),
         ({"schedules": [{"config": str(small_config), "corn": "0 3 * * 1"}]}, "did you mean 'cron'"),
         ({"schedules": [{"config": str(small_config), "cron": "61 3 * * 1"}]}, "(?i)invalid cron schedule '61 3"),
         ({"schedules": [{"config": str(small_config), "cron": "0 3 * * 1", "timezone": "Europe/Berln"}]}, "Berln"),

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 from cprfl.data.manifest import Groups
 from cprfl.errors import NonFiniteError, ShapeError
 from cprfl.evaluation import Evaluation, average_precision, evaluate, f1_scores
-from cprfl.evaluation.metrics import read_predictions, write_predictions
+from cprfl.evaluation.metrics import predicted_images, read_predictions, write_predictions
 
 
 def test_metrics_are_the_reference_ones(shared: Path) -> None:
@@ -37,9 +38,36 @@ def test_average_precision_is_scikit_learn_s_with_ties_and_absent_classes(n: int
     ours = average_precision(scores, targets)
     for label in range(c):
         if targets[:, label].any():
-            assert ours[label] == pytest.approx(average_precision_score(targets[:, label], scores[:, label]))
+            theirs = average_precision_score(targets[:, label], scores[:, label])
+            assert ours[label] == pytest.approx(theirs, rel=0, abs=1e-12)
         else:
             assert np.isnan(ours[label])
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 200), st.sampled_from(["float32", "float64", "int64"]), st.integers(0, 10_000))
+def test_average_precision_leaves_out_what_nobody_knows(n: int, kind: str, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = (5 * rng.normal(size=(n, 2))).astype(kind)
+    targets = np.where(rng.random((n, 2)) < 0.3, np.nan, rng.random((n, 2)) < 0.2)
+    ours = average_precision(scores, targets)
+    for label in range(2):
+        known = ~np.isnan(targets[:, label])
+        if (targets[known, label] > 0).any():
+            theirs = average_precision_score(targets[known, label], scores[known, label])
+            assert ours[label] == pytest.approx(theirs, rel=0, abs=1e-12)
+        else:
+            assert np.isnan(ours[label])
+
+
+def test_probabilities_stand_beside_the_logits(tmp_path: Path) -> None:
+    scores = np.array([[0.0, 1.0], [2.0, 3.0]])
+    write_predictions(tmp_path / "p.parquet", ["a", "b"], scores, ("x", "y"), probabilities=scores / 4)
+    table = pq.read_table(tmp_path / "p.parquet")
+    assert table.column_names == ["image_id", "scores", "probabilities"]
+    assert table["probabilities"].to_pylist() == (scores / 4).tolist()
+    assert (read_predictions(tmp_path / "p.parquet", ["b"]) == scores[1:]).all()
+    assert predicted_images(tmp_path / "p.parquet") == ["a", "b"]
 
 
 def test_a_class_without_positives_is_reported_and_left_out(tmp_path: Path) -> None:

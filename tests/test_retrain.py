@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 
 from cprfl.errors import CheckpointError, ConfigError, TrackingError
 from cprfl.experiment import Experiment, load
+from cprfl.report.results import Results
 from cprfl.training import checkpoint
 from pipelines.retraining import retrain
 from pipelines.retraining.request import dataset_file, load_request, make_request
@@ -20,6 +23,29 @@ from pipelines.tracking.store import open_store
 from tests.helpers import runs, sweep_file
 
 LENIENT = ["promotion.confidence=0", "promotion.min_gain=0", "promotion.max_group_loss=100", "train.epochs=2"]
+
+
+@pytest.fixture(autouse=True)
+def page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page in place of the report, which has its own tests."""
+
+    def write(experiment: Experiment, *_: Any) -> None:
+        (experiment.folder / "report.html").write_text("page")
+
+    for module in (retrain, stages):
+        monkeypatch.setattr(module, "write_report", write)
+
+
+def crash(*_: Any) -> None:
+    raise RuntimeError("crash")
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What lies in a folder, but for what is of no model: what was asked for, and the challenger."""
+    found = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        str(path): (folder / path).read_bytes() for path in found if path.parts[0] not in ("retraining", "challenger")
+    }
 
 
 def tags(experiment: Experiment, version: str) -> dict[str, str]:
@@ -45,14 +71,15 @@ def test_what_is_new_is_trained_judged_and_can_be_taken_back(
     artifact = mlflow.artifacts.load_dict(f"runs:/{kept.run_id}/comparison.json")
     assert artifact["champion_version"] == "1"
     assert artifact["promoted"] is False
-    first = json.loads((experiment.folder / "evaluation.json").read_text())
-    assert artifact["challenger"]["mAP"] == pytest.approx(first["mAP"])
+    assert kept.folder == experiment.folder / "challenger"
+    its = json.loads((kept.folder / "evaluation.json").read_text())
+    assert artifact["challenger"]["mAP"] == pytest.approx(its["mAP"])
     assert retrain.retrain(strict).decision == "nothing new"
 
     # A crash after the registration and before the decision: the alias is where it was, and the next one judges.
     better = load(own_config, [*LENIENT, "train.epochs=4"])
     with monkeypatch.context() as patched:
-        patched.setattr(retrain, "_compare", lambda *_: (_ for _ in ()).throw(RuntimeError("crash")))
+        patched.setattr(retrain, "write_verdict", crash)
         with pytest.raises(RuntimeError, match="crash"):
             retrain.retrain(better)
     assert registry.champion(store, "small") == "1"
@@ -64,6 +91,96 @@ def test_what_is_new_is_trained_judged_and_can_be_taken_back(
     assert retrain.retrain(better).decision == "nothing new"
     with pytest.raises(CheckpointError, match="is the first champion"):
         registry.rollback(store, "small")
+
+
+def test_a_kept_challenger_leaves_the_champions_files_as_they_are_and_a_promoted_one_takes_their_place(
+    small_config: Path,
+) -> None:
+    experiment = load(small_config, [*LENIENT, "train.lr=1e-9"])
+    first = retrain.retrain(experiment)
+    assert (first.decision, first.folder, first.standing) == ("first", experiment.folder, None)
+    whole = {"checkpoint/checkpoint.json", "evaluation.json", "predictions.parquet", "manifest.parquet", "run.json",
+             "prepared.json", "report.html"}  # fmt: skip
+    before = files_of(experiment.folder)
+    assert whole <= before.keys()
+    assert "comparison.json" not in before
+    assert not (experiment.folder / "challenger").exists()
+
+    kept = retrain.retrain(load(small_config, [*LENIENT, "promotion.min_gain=100"]))
+    assert kept.decision == "kept"
+    assert files_of(experiment.folder) == before
+    assert kept.folder == experiment.folder / "challenger"
+    found = files_of(kept.folder)
+    assert whole | {"comparison.json", "baselines/champion.parquet"} <= found.keys()
+    assert kept.standing is not None
+    assert kept.standing.champion == "1"
+    assert kept.standing.sentence.startswith(("better than", "worse than", "not surely better or worse than"))
+    champions = Results.read(kept.folder).baselines["champion"]
+    assert np.array_equal(champions, Results.read(experiment.folder).logits)  # on the same images
+    assert {gain.name for gain in kept.standing.classes} <= {"red", "green", "blue"}
+
+    promoted = retrain.retrain(load(small_config, [*LENIENT, "train.epochs=3"]))
+    assert (promoted.decision, promoted.folder) == ("promoted", experiment.folder)
+    after = files_of(experiment.folder)
+    assert whole | {"comparison.json", "baselines/champion.parquet"} <= after.keys()
+    assert Results.read(experiment.folder).info.epoch == 3
+    assert not (experiment.folder / "challenger" / "checkpoint").exists()
+
+
+def test_a_crash_between_alias_and_decision_is_mended_and_nothing_is_judged_against_itself(
+    small_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load(small_config, [*LENIENT, "train.lr=1e-9"])
+    stages.run(experiment)
+    better, note = load(small_config, [*LENIENT, "train.epochs=3"]), registry._tag
+
+    def crash_at_the_decision(store: Any, name: str, version: str, values: dict[str, str]) -> None:
+        if "decision" in values:
+            raise RuntimeError("crash")
+        note(store, name, version, values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(registry, "_tag", crash_at_the_decision)
+        with pytest.raises(RuntimeError, match="crash"):
+            retrain.retrain(better)
+    assert registry.champion(open_store(experiment.output_dir), "small") == "2"
+    assert "decision" not in tags(experiment, "2")
+    done = retrain.retrain(better)
+    assert (done.decision, done.version, done.champion, done.folder) == ("promoted", "2", "2", experiment.folder)
+    assert tags(experiment, "2")["decision"] == "promoted"
+    assert Results.read(experiment.folder).info.epoch == 3
+    assert retrain.retrain(better).decision == "nothing new"
+    assert registry.rollback(open_store(experiment.output_dir), "small") == ("2", "1")
+
+
+def test_a_crash_before_the_files_move_is_mended_by_the_next_retraining(
+    small_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages.run(load(small_config, [*LENIENT, "train.lr=1e-9"]))
+    better = load(small_config, [*LENIENT, "train.epochs=3"])
+    with monkeypatch.context() as patched:
+        patched.setattr(retrain, "adopt", crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            retrain.retrain(better)
+    assert Results.read(better.folder).info.epoch == 2
+    assert retrain.retrain(better).decision == "nothing new"
+    assert Results.read(better.folder).info.epoch == 3
+
+
+def test_a_verdict_about_another_champion_than_the_present_one_is_not_carried_out(
+    small_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages.run(load(small_config, [*LENIENT, "train.lr=1e-9"]))
+    retrain.retrain(load(small_config, [*LENIENT, "train.epochs=3"]))
+    better = load(small_config, [*LENIENT, "train.epochs=4"])
+    with monkeypatch.context() as patched:
+        patched.setattr(retrain, "carry_out", crash)
+        with pytest.raises(RuntimeError, match="crash"):
+            retrain.retrain(better)
+    mlflow.MlflowClient().set_registered_model_alias("small", "champion", "1")  # somebody thinks better of it
+    judged = retrain.retrain(better)
+    assert judged.standing is not None
+    assert judged.standing.champion == "1"
 
 
 def test_a_champion_of_other_classes_and_another_encoder_is_compared_on_the_present_images(

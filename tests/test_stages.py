@@ -53,7 +53,8 @@ def test_a_run_leaves_a_table_metrics_artifacts_and_a_registered_model(
     assert predictions["image_id"].to_pylist() == [f"{n:02d}.png" for n in range(16, 24)]
     assert not (experiment.folder / "training").exists()
 
-    (run,) = runs(experiment)
+    probe_run, run = runs(experiment)
+    assert (run.info.run_name, probe_run.info.run_name) == ("small", "probe")
     assert run.info.status == "FINISHED"
     assert run.data.params["loss.gamma_neg"] == "4.0"
     assert run.data.metrics["test/mAP"] == pytest.approx(written["mAP"])
@@ -61,7 +62,6 @@ def test_a_run_leaves_a_table_metrics_artifacts_and_a_registered_model(
     assert steps(run.info.run_id) == [1, 2, 3, 4]
     artifacts = {item.path for item in mlflow.MlflowClient().list_artifacts(run.info.run_id)}
     assert {"evaluation.json", "predictions.parquet", "experiment.yaml", "checkpoint"} <= artifacts
-    (probe_run,) = runs(experiment.variant("probe"))
     assert probe_run.info.status == "FINISHED"
     for one in (run, probe_run):
         assert one.info.artifact_uri.startswith(f"file://{experiment.output_dir}/mlflow/artifacts")

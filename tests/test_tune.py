@@ -38,7 +38,7 @@ def test_a_sweep_is_one_parent_with_a_child_per_trial(
     space = {**SPACE, "train.lr": {"choice": [0.003, 1e30]}}
     sweep = load_sweep(sweep_file(tmp_path / "s.yaml", space=space, trials=3), small_config, [])
     with monkeypatch.context() as patched:
-        patched.setattr(tuning, "run_prepared", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("crash")))
+        patched.setattr(tuning, "_train_winner", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("crash")))
         with pytest.raises(RuntimeError, match="crash"):
             tune(experiment, sweep)
     result = tune(experiment, sweep, resume=True)  # the winner is trained, and no trial once more
@@ -62,6 +62,10 @@ def test_a_sweep_is_one_parent_with_a_child_per_trial(
             assert child.data.tags["pruned"] == str(len(epochs) < 4).lower()
     assert {child.info.status for child in children} == {"FAILED", "FINISHED"}
     assert result.evaluation.metrics["mAP"] > 0
+    assert result.experiment.folder == experiment.folder / "tuned"
+    assert (experiment.folder / "tuned" / "evaluation.json").exists()
+    assert not (experiment.folder / "manifest.parquet").exists()  # the model's own place is left alone
+    assert result.standing is None  # there was no champion
 
 
 @pytest.mark.slow

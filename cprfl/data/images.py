@@ -121,11 +121,12 @@ def report_bad_images(bad: Sequence[BadImage], total: int, report: Path) -> BadI
         writer.writerows([item.image_id, item.uri, item.reason] for item in bad)
     shown = [f"  {item.image_id}: {item.reason} ({item.uri})" for item in bad[:10]]
     more = [f"  ... and {len(bad) - 10} more"] if len(bad) > 10 else []
-    noun = "image is" if len(bad) == 1 else "images are"
+    noun = "image" if total == 1 else "images"
+    verbs = "is missing or does not decode" if len(bad) == 1 else "are missing or do not decode"
     return BadImagesError(
         "\n".join(
             [
-                f"{len(bad)} of {total} {noun} missing or do not decode (all: {report}):",
+                f"{len(bad)} of {total} {noun} {verbs} (all: {report}):",
                 *shown,
                 *more,
                 "Mend them, or go on without them with --set dataset.on_bad_image=skip",

@@ -9,9 +9,8 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
 from cprfl.config import Config
+from cprfl.evaluation.intervals import drawn, means, weighted_precision
 from cprfl.evaluation.metrics import Evaluation
-
-_CHUNK = 2**23  # weights of a class's images held at once
 
 
 class PromotionConfig(Config):
@@ -109,44 +108,13 @@ def bootstrap_gains(
 ) -> np.ndarray:
     """Points of mAP that the challenger gains in each resample of the images, float64 [resamples].
 
-    A resample is a weight for each image: how often it was drawn. Where a target is NaN, of which nobody knows, the
-    image is left out of its class.
+    Where a target is NaN, of which nobody knows, the image is left out of its class.
     """
-    rng, images = np.random.default_rng(seed), len(targets)
-    shown_C = np.flatnonzero((targets > 0).any(axis=0))
     found = []
-    step = max(1, _CHUNK // images)
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        weights_SN = rng.multinomial(images, np.full(images, 1 / images), size=size).astype(np.float32)
-        both = []
-        for scores in (challenger_scores, champion_scores):
-            precision_SC = np.full((size, targets.shape[1]), np.nan)
-            for label in shown_C:
-                precision_SC[:, label] = weighted_precision(scores[:, label], targets[:, label], weights_SN)
-            shown = ~np.isnan(precision_SC)
-            both.append(np.where(shown, precision_SC, 0).sum(1) / np.maximum(shown.sum(1), 1))
-        found.append(100 * (both[0] - both[1]))
+    for weights_NS in drawn(len(targets), resamples, seed):
+        new_S, old_S = (
+            np.nan_to_num(means(weighted_precision(scores, targets, weights_NS)))
+            for scores in (challenger_scores, champion_scores)
+        )
+        found.append(100 * (new_S - old_S))
     return np.concatenate(found)
-
-
-def weighted_precision(scores: np.ndarray, targets: np.ndarray, weights_SN: np.ndarray) -> np.ndarray:
-    """Average precision of one class for each row of image weights, a fraction, [S]; NaN where no positive weighs.
-
-    The same as scikit-learn's with ``sample_weight``, for all rows at once.
-
-    Args:
-        scores: of the images, [n].
-        targets: whether an image shows the class, [n]; NaN where nobody knows, but not everywhere.
-        weights_SN: weights of the images.
-    """
-    order = np.argsort(-scores, kind="stable")
-    order = order[~np.isnan(targets[order])]
-    ordered = scores[order]
-    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))  # tied scores are one threshold
-    hits = np.cumsum(weights_SN[:, order] * (targets[order] > 0), axis=1, dtype=np.float64)[:, ends]
-    named = np.cumsum(weights_SN[:, order], axis=1, dtype=np.float64)[:, ends]
-    precision = np.divide(hits, named, out=np.zeros_like(hits), where=named > 0)
-    steps = np.diff(hits, axis=1, prepend=0.0)
-    total = hits[:, -1]
-    return np.divide((precision * steps).sum(1), total, out=np.full(len(total), np.nan), where=total > 0)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sklearn.metrics import average_precision_score
 
 from cprfl.data.files import write_aside, write_json
 from cprfl.data.long_tail import groups
@@ -104,12 +103,21 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     if not np.isfinite(scores).all():
         image, label = np.argwhere(~np.isfinite(scores))[0]
         raise NonFiniteError(f"scores[{image}, {label}] is {scores[image, label]}; nothing can be ranked by it")
-    present = (targets > 0).any(axis=0)
-    precision = np.full(targets.shape[1], np.nan)
-    for label in np.flatnonzero(present):
-        known = ~np.isnan(targets[:, label])
-        precision[label] = average_precision_score(targets[known, label], scores[known, label])
-    return precision
+    return np.array([_precision(scores[:, label], targets[:, label]) for label in range(scores.shape[1])])
+
+
+def _precision(scores_N: np.ndarray, targets_N: np.ndarray) -> float:
+    """Average precision of one class: the mean, over its positives, of the precision among all that score as high.
+
+    Only the number of images above each positive is asked for, so values are sorted and not their places.
+    """
+    shown_P = np.sort(scores_N[targets_N > 0])
+    if not len(shown_P):
+        return float("nan")
+    known_N = np.sort(scores_N[~np.isnan(targets_N)])
+    hits_P = len(shown_P) - np.searchsorted(shown_P, shown_P)
+    found_P = len(known_N) - np.searchsorted(known_N, shown_P)
+    return float(np.mean(hits_P / found_P))
 
 
 def f1_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -137,10 +145,23 @@ def f1_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     return {name: float(100 * value) for name, value in result.items()}
 
 
-def write_predictions(path: Path, image_ids: Sequence[str], scores: np.ndarray, class_names: tuple[str, ...]) -> None:
-    """``predictions.parquet``: image_id and scores float32 [c] (logits); class names in the schema's metadata."""
-    values = pa.FixedSizeListArray.from_arrays(pa.array(scores.astype(np.float32).ravel()), scores.shape[1])
-    table = pa.table({"image_id": pa.array(image_ids, pa.string()), "scores": values})
+def write_predictions(
+    path: Path,
+    image_ids: Sequence[str],
+    scores: np.ndarray,
+    class_names: tuple[str, ...],
+    probabilities: np.ndarray | None = None,
+) -> None:
+    """``predictions.parquet``: image_id and scores float32 [c] (logits); class names in the schema's metadata.
+
+    Calibrated probabilities float32 [c] stand beside them, where they are given.
+    """
+    columns = {"scores": scores} | ({} if probabilities is None else {"probabilities": probabilities})
+    lists = {
+        name: pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), values.shape[1])
+        for name, values in columns.items()
+    }
+    table = pa.table({"image_id": pa.array(image_ids, pa.string()), **lists})
     with write_aside(path) as aside:
         pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(class_names)}), aside)
 
@@ -159,3 +180,9 @@ def read_predictions(path: Path, image_ids: Sequence[str]) -> np.ndarray:
     scores = table["scores"].combine_chunks()
     values: np.ndarray = scores.values.to_numpy().reshape(len(table), -1)
     return values[[row[image_id] for image_id in image_ids]]
+
+
+def predicted_images(path: Path) -> list[str]:
+    """Ids of the images in what `write_predictions` wrote."""
+    ids: list[str] = pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
+    return ids

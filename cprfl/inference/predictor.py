@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from cprfl.encoders.adapters import add_adapters, load_moved_state
-from cprfl.encoders.base import ImageEncoder
+from cprfl.encoders.base import Encoded, ImageEncoder
 from cprfl.encoders.weights import load_into
 from cprfl.errors import CheckpointError, WeightsError
+from cprfl.evaluation.decisions import Decisions
 from cprfl.experiment import experiment_of
 from cprfl.models.base import Method
 from cprfl.training.checkpoint import CheckpointInfo, load_facts, load_info, load_tower, load_weights
@@ -81,37 +82,71 @@ class Predictor:
     Args:
         method: gives logits of encoded images.
         encoder: encodes them.
-        class_names: of the scores' columns.
+        decisions: name the classes, and say what their logits mean.
     """
 
-    def __init__(self, method: Method, encoder: ImageEncoder, class_names: Sequence[str]) -> None:
+    def __init__(self, method: Method, encoder: ImageEncoder, decisions: Decisions) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.method, self.encoder = method.to(self.device).eval(), encoder.to(self.device).eval()
-        self.class_names = tuple(class_names)
+        self.decisions = decisions
 
     @classmethod
     def load(cls, checkpoint: Path, encoder_weights: Path | None = None, cache_dir: Path | None = None) -> Predictor:
-        """Load a checkpoint and its encoder; the arguments are those of `load_encoder`."""
+        """Load a checkpoint with its decisions, and its encoder; the arguments are those of `load_encoder`."""
         method, info = load_method(checkpoint)
-        return cls(method, load_encoder(checkpoint, info, encoder_weights, cache_dir), info.class_names)
+        decisions = Decisions.read(checkpoint, info.class_names)
+        return cls(method, load_encoder(checkpoint, info, encoder_weights, cache_dir), decisions)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the scores' columns."""
+        return self.decisions.class_names
+
+    @property
+    def batch_size(self) -> int:
+        """Images whose scored rows are encoded at once."""
+        return max(1, self.encoder.config.batch_size // self.encoder.transform.crops)
 
     def predict(self, images: Sequence[Image.Image]) -> np.ndarray:
-        """Probabilities, float32 [n, c]: of the mean logits of each image's scored rows (``encoder.crops``)."""
-        transform = self.encoder.transform
-        size = max(1, self.encoder.config.batch_size // transform.crops)
-        batches = (
-            torch.cat([transform.scored(image) for image in images[start : start + size]])
-            for start in range(0, len(images), size)
-        )
-        logits_NKC = self.logits(batches).unflatten(0, (len(images), transform.crops))
-        return logits_NKC.mean(dim=1).sigmoid().numpy()
+        """Calibrated probabilities, float32 [n, c], of images of any size."""
+        found = [np.empty((0, len(self.class_names)), dtype=np.float32)]
+        for start in range(0, len(images), self.batch_size):
+            batch = images[start : start + self.batch_size]
+            found.append(self.probabilities(torch.stack([self.encoder.transform.scored(image) for image in batch])))
+        return np.concatenate(found)
+
+    def probabilities(self, pixels_NK3HW: Tensor) -> np.ndarray:
+        """Calibrated probabilities, float32 [n, c], of what ``encoder.transform.scored`` makes of n images."""
+        return self.decisions.probabilities(self.mean_logits(pixels_NK3HW).numpy())
+
+    def mean_logits(self, pixels_NK3HW: Tensor) -> Tensor:
+        """Logits, float32 [n, c]: of n images, the mean over the K rows that are scored of each (``encoder.crops``)."""
+        rows_B3HW = pixels_NK3HW.flatten(0, 1)
+        logits_BC = self.logits(rows_B3HW.split(self.encoder.config.batch_size))
+        return logits_BC.unflatten(0, pixels_NK3HW.shape[:2]).mean(dim=1)
+
+    @property
+    def looks_somewhere(self) -> bool:
+        """Whether the method tells the cells of an image apart."""
+        size = self.encoder.image_size
+        return self.attention(torch.zeros(1, 3, size, size, dtype=torch.uint8)) is not None
+
+    def attention(self, plain_N3HW: Tensor) -> Tensor | None:
+        """Where the method looks for each class in plain views of n images: see `Method.attention`; on the CPU."""
+        with torch.inference_mode():
+            weights_NCV = self.method.attention(*self.encode(plain_N3HW))
+        return None if weights_NCV is None else weights_NCV.cpu()
 
     def logits(self, batches: Iterable[Tensor]) -> Tensor:
         """Logits, float32 [n, c] on the CPU, of n inputs of the encoder in batches [B, 3, H, W]: one row for each."""
         found = [torch.empty((0, len(self.class_names)))]
         with torch.inference_mode():
             for images_B3HW in batches:
-                encoded = self.encoder(images_B3HW.to(self.device))
-                halves = (features.half().float() for features in encoded)  # cached features are half
-                found.append(self.method(*halves).float().cpu())
+                found.append(self.method(*self.encode(images_B3HW)).float().cpu())
         return torch.cat(found)
+
+    @torch.inference_mode()
+    def encode(self, images_B3HW: Tensor) -> Encoded:
+        """What the method sees of inputs of the encoder: rounded to half precision, as cached features are."""
+        grid_BVD, global_BE = self.encoder(images_B3HW.to(self.device))
+        return Encoded(grid_BVD.half().float(), global_BE.half().float())

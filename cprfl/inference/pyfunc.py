@@ -8,11 +8,11 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cprfl.data.images import DEFAULT_READING, Reading, to_rgb
 from cprfl.errors import UnreadableImageError
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHECKPOINT, ENCODER = "checkpoint", "encoder.safetensors"
+COLUMN = "image"
+
+
+Content = bytes | str
+ModelInput: TypeAlias = "pd.DataFrame | Mapping[str, Any] | Iterable[Any]"
+"""What MLflow and its scoring server hand on: a table, a column, or JSON of either."""
 
 
 class ImageClassifier:
@@ -33,26 +39,47 @@ class ImageClassifier:
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
 
-    def predict(self, model_input: pd.DataFrame | Iterable[bytes | str]) -> pd.DataFrame:
-        """Probabilities of each class, one row per image.
+    def predict(self, model_input: ModelInput) -> pd.DataFrame:
+        """Calibrated probabilities of each class, one row per image.
 
         Raises:
-            UnreadableImageError: where a value is neither an image nor base64 of one.
+            UnreadableImageError: where a value is neither an image nor base64 of one, or there is no column of images.
         """
         import pandas as pd  # which comes with MLflow; the library does without it
 
         reading = self.predictor.encoder.transform.reading
-        values = model_input["image"] if isinstance(model_input, pd.DataFrame) else model_input
-        scores = self.predictor.predict([decode_image(value, reading) for value in values])
+        scores = self.predictor.predict([decode_image(value, reading) for value in images_of(model_input)])
         return pd.DataFrame(scores, columns=list(self.predictor.class_names))
 
 
-def decode_image(value: bytes | str, reading: Reading = DEFAULT_READING) -> Image.Image:
+def images_of(model_input: Any) -> list[Any]:
+    """The values that should be images, one after the other.
+
+    Args:
+        model_input: a table or a mapping with the column ``image``, a list of its rows or of images, or one image.
+
+    Raises:
+        UnreadableImageError: where there is no such column.
+    """
+    if isinstance(model_input, Content) or not isinstance(model_input, Iterable):
+        return [model_input]
+    if isinstance(model_input, Mapping) or hasattr(model_input, "columns"):
+        table: Any = model_input
+        names = [str(name) for name in table]
+        if COLUMN not in names:
+            raise UnreadableImageError(f'no column "{COLUMN}" among {names}; name the one that holds the images so')
+        return images_of(table[COLUMN])
+    return [image for value in model_input for image in images_of(value)]  # rows as JSON has them, or images
+
+
+def decode_image(value: Content, reading: Reading = DEFAULT_READING) -> Image.Image:
     """An image of its encoded bytes, or of their base64, which is what bytes become in a JSON request.
 
     Raises:
-        UnreadableImageError: where it is neither.
+        UnreadableImageError: where it is neither, or none that ``reading`` says how to read.
     """
+    if not isinstance(value, Content):
+        raise UnreadableImageError(f"{type(value).__name__}: no image; send its bytes, or base64 of them")
     if isinstance(value, str):
         try:
             value = base64.b64decode("".join(value.split()), validate=True)
@@ -62,7 +89,11 @@ def decode_image(value: bytes | str, reading: Reading = DEFAULT_READING) -> Imag
             ) from None
     try:
         return to_rgb(Image.open(io.BytesIO(value)), reading)
-    except (OSError, ValueError, SyntaxError) as error:
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError:  # whose message names the object in memory
+        raise UnreadableImageError(f"{len(value)} bytes that are no image that Pillow can read") from None
+    except Exception as error:  # Pillow's decoders and its reader of EXIF raise whatever a flipped bit leads them to
         raise UnreadableImageError(f"{len(value)} bytes that do not decode as an image: {error}") from None
 
 

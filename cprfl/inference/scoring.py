@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cprfl.data.long_tail import class_counts
-from cprfl.data.manifest import TEST
+from cprfl.data.long_tail import class_counts, groups
+from cprfl.data.manifest import TEST, Manifest
 from cprfl.errors import CheckpointError, DatasetError
+from cprfl.evaluation.decisions import HELD_OUT, Decisions, fit_decisions
 from cprfl.evaluation.metrics import Evaluation, evaluate, write_predictions
+from cprfl.evaluation.reliability import decided_metrics
 from cprfl.experiment import Experiment, experiment_of
 from cprfl.inference.predictor import Predictor, load_method
 from cprfl.preparation import Prepared
@@ -27,6 +31,9 @@ _BATCH = 64
 def evaluate_checkpoint(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> Evaluation:
     """Write ``evaluation.json`` and ``predictions.parquet`` of the test split into the experiment's folder.
 
+    Thresholds and calibration are fitted anew to the checkpoint's held-out logits, where it has some, as the experiment
+    wants them now; what they are worth is in the metrics.
+
     Raises:
         CheckpointError: where the checkpoint was trained on other classes or another encoder.
         DatasetError: where there is no test split.
@@ -39,28 +46,47 @@ def evaluate_checkpoint(experiment: Experiment, prepared: Prepared, checkpoint: 
     if not len(test):
         raise DatasetError("split test: no image; give dataset.splits a split named test to evaluate on")
     scores = score_test_images(experiment, prepared, checkpoint)
-    result = evaluate(scores, test.targets(), manifest.class_names, class_counts(manifest), manifest.groups)
-    write_predictions(experiment.folder / PREDICTIONS, test.image_ids, scores, manifest.class_names)
-    result.write(experiment.folder / EVALUATION, protocol=experiment.protocol, images=len(test), epoch=info.epoch)
+    decisions = Decisions.read(checkpoint, manifest.class_names)
+    if (checkpoint / HELD_OUT).exists():
+        decisions = fit_decisions(checkpoint, manifest, experiment.decisions)
+    counts, targets = class_counts(manifest), test.targets()
+    plain = evaluate(scores, targets, manifest.class_names, counts, manifest.groups)
+    members = groups(counts, manifest.groups.head, manifest.groups.tail)
+    by_name = {str(name): classes for name, classes in members.items()}
+    decided, tables = decided_metrics(decisions, scores, targets, by_name)
+    result = replace(plain, metrics=plain.metrics | decided)
+    probabilities = decisions.probabilities(scores)
+    write_predictions(experiment.folder / PREDICTIONS, test.image_ids, scores, manifest.class_names, probabilities)
+    more: dict[str, Any] = {"protocol": experiment.protocol, "images": len(test), "epoch": info.epoch}
+    more |= {"training_key": info.training_key, "manifest": manifest.digest}
+    result.write(experiment.folder / EVALUATION, **more, decisions=decisions.source or "unfitted", **tables)
     return result
 
 
 def score_test_images(
     experiment: Experiment, prepared: Prepared, checkpoint: Path, encoder_weights: Path | None = None
 ) -> np.ndarray:
-    """Logits [n, c] of the test images, from cached features where they are the checkpoint's encoder's.
+    """Logits [n, c] of the test images; arguments and errors are those of `score_images`."""
+    return score_images(experiment, prepared, checkpoint, prepared.manifest.split(TEST), encoder_weights)
+
+
+def score_images(
+    experiment: Experiment, prepared: Prepared, checkpoint: Path, images: Manifest, encoder_weights: Path | None = None
+) -> np.ndarray:
+    """Logits [n, c] of images, from cached features where they are the checkpoint's encoder's.
 
     Args:
-        experiment: whose test images.
+        experiment: whose images they are.
         prepared: its data.
         checkpoint: what scores them.
+        images: some of the prepared ones.
         encoder_weights: its encoder, where that comes with it (a registered model); without it, features of another
             encoder are an error.
 
     Raises:
         CheckpointError: where the checkpoint was trained on features of another encoder than those at hand.
     """
-    test, info = prepared.manifest.split(TEST), load_info(checkpoint)
+    info = load_info(checkpoint)
     worker = Worker(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if prepared.store is not None and not experiment_of(info, checkpoint).train.moves_tower:
         if info.encoder_fingerprint == prepared.encoder_fingerprint:
@@ -70,17 +96,17 @@ def score_test_images(
                 logits_BC: Tensor = method(*(values.to(worker.device).float() for values in inputs))
                 return logits_BC
 
-            cached = StoredFeatures(test, prepared.store)
-            return mean_logits(of_features, cached, test.image_ids, _BATCH, worker).numpy()
+            cached = StoredFeatures(images, prepared.store)
+            return mean_logits(of_features, cached, images.image_ids, _BATCH, worker).numpy()
         if encoder_weights is None:
             raise CheckpointError(
                 f"{checkpoint}: trained on features of another encoder than {prepared.store.folder.uri}; train again"
             )
     predictor = Predictor.load(checkpoint, encoder_weights)
-    images = ImageFiles(test, predictor.encoder, num_processes=experiment.train.finetune.num_processes)
+    files = ImageFiles(images, predictor.encoder, num_processes=experiment.train.finetune.num_processes)
 
     def of_images(inputs: Inputs) -> Tensor:
         assert isinstance(inputs, Tensor)
         return predictor.logits([inputs])
 
-    return mean_logits(of_images, images, test.image_ids, experiment.encoder.batch_size, worker).numpy()
+    return mean_logits(of_images, files, images.image_ids, experiment.encoder.batch_size, worker).numpy()

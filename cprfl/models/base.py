@@ -147,6 +147,10 @@ class Method(nn.Module, ABC):
         """Learn from out-of-fold logits of the members on all training images, and say what was found, by names."""
         return {}
 
+    def mix(self, logits_MNC: Tensor) -> Tensor:
+        """Logits [N, C] of the method from those of its members; of its only one where it has none."""
+        return logits_MNC[0]
+
     @property
     def learned_through_text(self) -> list[str]:
         """Names of the parameters that only the text tower can make use of: `bake` takes their place."""

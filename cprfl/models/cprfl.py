@@ -181,3 +181,8 @@ class CPRFL(Method):
         entering_CD = prompts_CD.detach() if self.stop_gradient == "interaction" else prompts_CD
         classifier_CD = prompts_CD.detach() if self.stop_gradient == "classifier" else prompts_CD
         return torch.einsum("bcd,cd->bc", self.category_features(grid_BVD, entering_CD), classifier_CD)
+
+    def attention(self, grid_BVD: Tensor, global_BE: Tensor | None = None) -> Tensor:
+        """See `Method.attention`: of each class's prompt in the last block, among the cells alone."""
+        check_features(grid_BVD, self.visual.in_features)
+        return self.interaction.attention(self.visual(self.standardize(grid_BVD)), self.prompts())

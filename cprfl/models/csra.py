@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.models.base import Facts, Method, StandardizingConfig, check_features
+from cprfl.models.cells import softmax_weights
 
 
 class CSRA(Method):
@@ -66,6 +67,17 @@ class CSRA(Method):
             logits_BC = logits_BC + scores_BVC.mean(dim=1) + self.lam * attended(scores_BVC, temperature)
         return logits_BC
 
+    def attention(self, grid_BVD: Tensor, global_BE: Tensor | None = None) -> Tensor | None:
+        """See `Method.attention`: of what a class attends to beside the mean of all cells."""
+        if self.lam == 0:
+            return None
+        cells_BVD = self.standardize(grid_BVD)
+        weights = [
+            softmax_weights(cells_BVD @ weight_CD.T, temperature)
+            for temperature, weight_CD in zip(self.temperatures, F.normalize(self.weight_HCD, dim=2), strict=True)
+        ]
+        return torch.stack(weights).mean(dim=0).transpose(1, 2)
+
 
 def temperatures(num_heads: int) -> list[float]:
     """T of each head: 1, 2, 3 ... and infinity, as released; but 1 alone of one head, and 1, 2, 4, infinity of four."""
@@ -78,4 +90,4 @@ def attended(scores_BVC: Tensor, temperature: float) -> Tensor:
     """Mean over cells of scores [B, V, C], weighed by their softmax at a temperature: [B, C]; at inf the maximum."""
     if math.isinf(temperature):
         return scores_BVC.amax(dim=1)
-    return ((temperature * scores_BVC).softmax(dim=1) * scores_BVC).sum(dim=1)
+    return (softmax_weights(scores_BVC, temperature) * scores_BVC).sum(dim=1)

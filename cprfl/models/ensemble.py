@@ -91,7 +91,23 @@ class Ensemble(Method):
 
     def forward(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
         """Logits [B, C]."""
-        return torch.einsum("mbc,m->bc", self.member_logits(grid_BVD, global_BE), self.weight_M) + self.offset
+        return self.mix(self.member_logits(grid_BVD, global_BE))
+
+    def mix(self, logits_MNC: Tensor) -> Tensor:
+        """See `Method.mix`: their weighted sum."""
+        return torch.einsum("mnc,m->nc", logits_MNC, self.weight_M) + self.offset
+
+    def attention(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor | None:
+        """See `Method.attention`: the members' weighted mean, of those that have one and weigh something."""
+        found = [
+            (weight, weights_BCV)
+            for member, weight in zip(self._methods(), self.weight_M.tolist(), strict=True)
+            if weight and (weights_BCV := member.attention(grid_BVD, global_BE)) is not None
+        ]
+        if not found:
+            return None
+        total_BCV = torch.stack([weight * weights_BCV for weight, weights_BCV in found]).sum(dim=0)
+        return total_BCV / sum(weight for weight, _ in found)
 
     def member_logits(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
         """See `Method.member_logits`."""

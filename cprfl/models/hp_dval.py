@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.models.base import Criterion, Facts, check_joint_space
+from cprfl.models.cells import top_weights
 from cprfl.models.prompts import PromptConfig, PromptMethod, Prompts, ScaledCosine
 
 
@@ -120,6 +121,7 @@ class HPDVAL(PromptMethod):
         self.scores = dual_view_scores if paper else released_scores
         self.top_k = config.top_k or (32 if paper else 16)
         self.alpha = config.alpha if config.alpha is not None else (0.4 if paper else 0.5)
+        self.local_share = 1 - self.alpha if paper else self.alpha
         self.prompts_stage, self.consistency = config.stage == "prompts", config.consistency
         self.consistent_local = not paper
         self.lr = 1e-3 if self.prompts_stage else 1e-5  # of prompts, and of a pretrained tower (the paper's)
@@ -140,6 +142,15 @@ class HPDVAL(PromptMethod):
     def forward(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
         """Logits [B, C] of cells [B, V, E] and summaries [B, E], both in the joint space."""
         return self._logits(grid_BVD, global_BE, *self.texts())
+
+    def attention(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor | None:
+        """See `Method.attention`: the cells of a class that count, alike; none where all do, or only the summary."""
+        if self.top_k >= grid_BVD.shape[1] or not self.local_share:
+            return None
+        cells_BVE, text_CE = grid_BVD, self.texts()[1]
+        if self.scores is dual_view_scores:
+            cells_BVE, text_CE = F.normalize(cells_BVE, dim=-1), F.normalize(text_CE, dim=-1)
+        return top_weights(cells_BVE @ text_CE.T, self.top_k).transpose(1, 2)
 
     def losses(
         self, criterion: Criterion, targets_BC: Tensor, grid_BVD: Tensor, global_BE: Tensor

@@ -53,14 +53,22 @@ class Interaction(nn.Module):
 
     def forward(self, cells_BVD: Tensor, prompts_CD: Tensor) -> Tensor:
         """Prompts refined by each image, [B, C, D]."""
-        *earlier, last = self.blocks
-        prompts = prompts_CD
-        for block in earlier:
+        refined_BCD: Tensor = self.blocks[-1](*self._before_last(cells_BVD, prompts_CD))
+        return refined_BCD
+
+    def attention(self, cells_BVD: Tensor, prompts_CD: Tensor) -> Tensor:
+        """How the last block's prompts share out among the cells what they do not give to prompts, [B, C, V]."""
+        last: Block = self.blocks[-1]  # type: ignore[assignment]
+        return last.attention(*self._before_last(cells_BVD, prompts_CD))
+
+    def _before_last(self, cells_BVD: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Cells [B, V, D] and prompts [..., C, D] as they enter the last block."""
+        num_cells, num_prompts = cells_BVD.shape[1], prompts.shape[-2]
+        for block in self.blocks[:-1]:
             tokens_BND = torch.cat([cells_BVD, prompts.expand(len(cells_BVD), -1, -1)], dim=1)
             tokens_BND = block(tokens_BND[:, :0], tokens_BND)
-            cells_BVD, prompts = tokens_BND.split([cells_BVD.shape[1], len(prompts_CD)], dim=1)
-        refined_BCD: Tensor = last(cells_BVD, prompts)
-        return refined_BCD
+            cells_BVD, prompts = tokens_BND.split([num_cells, num_prompts], dim=1)
+        return cells_BVD, prompts
 
 
 class Block(nn.Module):
@@ -94,6 +102,17 @@ class Block(nn.Module):
             return output_BCD + self.mlp(self.mlp_norm(output_BCD))
         refined_BCD: Tensor = self.mlp(self.mlp_norm(output_BCD))
         return refined_BCD
+
+    def attention(self, cells_BVD: Tensor, prompts: Tensor) -> Tensor:
+        """The softmax by which `forward` weighs the cells, mean of the heads, brought to sum 1: [B, C, V]."""
+        cells_BVD, normed = self.attention_norm(cells_BVD), self.attention_norm(prompts)
+        query = self._split(self.to_query(normed)) * self.head_dim**-0.5
+        to_cells_BHCV = query @ self._split(self.to_key(cells_BVD)).transpose(-2, -1)
+        to_prompts = query @ self._split(self.to_key(normed)).transpose(-2, -1)
+        scores_BHCN = torch.cat([to_cells_BHCV, to_prompts.expand(len(cells_BVD), -1, -1, -1)], dim=3)
+        log_weights_BHCV = scores_BHCN.log_softmax(dim=3)[..., : cells_BVD.shape[1]]
+        # in logarithms, so that a prompt that attends to prompts alone still has cells that it prefers
+        return log_weights_BHCV.logsumexp(dim=1).softmax(dim=2)
 
     def _split(self, tokens: Tensor) -> Tensor:
         """[..., N, H E] to [..., H, N, E]."""

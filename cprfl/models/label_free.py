@@ -17,6 +17,7 @@ from torch import Tensor
 
 from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.models.base import ClosedFormConfig, Facts, Features, Method, check_joint_space
+from cprfl.models.cells import top_weights
 from cprfl.models.zero_shot import log_odds
 
 _SMALLEST = 1e-12
@@ -110,13 +111,23 @@ class LabelFree(Method):
     def forward(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor:
         """Logits [B, C] of cells [B, V, E] and summaries [B, E], both in the joint space."""
         c = self.config
-        scores_BVC = F.normalize(grid_BVD, dim=-1) @ self.weight_EC + self.bias_C
-        strongest_BC = (c.cell_factor * scores_BVC).softmax(dim=-1).amax(dim=1)
+        strongest_BC = self._cell_probabilities(grid_BVD).amax(dim=1)
         by_cells_BC = (c.image_factor * strongest_BC).log_softmax(dim=-1)
         cosine_BC = F.normalize(global_BE, dim=1) @ self.text_CE.T
         by_summary_BC = (c.global_factor * cosine_BC).log_softmax(dim=-1)
         shares = torch.tensor([c.global_weight, 1 - c.global_weight], device=grid_BVD.device).log()
         return log_odds(torch.logaddexp(shares[0] + by_summary_BC, shares[1] + by_cells_BC))
+
+    def attention(self, grid_BVD: Tensor, global_BE: Tensor) -> Tensor | None:
+        """See `Method.attention`: the one cell of each class that counts; none where only the summary does."""
+        if self.config.global_weight == 1:
+            return None
+        return top_weights(self._cell_probabilities(grid_BVD), 1).transpose(1, 2)
+
+    def _cell_probabilities(self, grid_BVD: Tensor) -> Tensor:
+        """Of each cell over the classes, [B, V, C]."""
+        scores_BVC = F.normalize(grid_BVD, dim=-1) @ self.weight_EC + self.bias_C
+        return (self.config.cell_factor * scores_BVC).softmax(dim=-1)
 
     def fit(self, features: Features) -> None:
         """See `Method.fit`; the targets are not looked at."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -78,12 +78,28 @@ class Query2Label(Method):
         Raises:
             ShapeError: where the cells have other channels than the model was built for.
         """
-        check_features(grid_BVD, self.project.in_features)
-        cells_BVD = self.project(self.standardize(grid_BVD))
+        cells_BVD = self._cells(grid_BVD)
         queries_BCD = self.queries_CD.expand(len(grid_BVD), -1, -1)
         for layer in self.layers:
             queries_BCD = layer(queries_BCD, cells_BVD)
         return queries_BCD
+
+    def attention(self, grid_BVD: Tensor, global_BE: Tensor | None = None) -> Tensor:
+        """See `Method.attention`: of each class's query in the last layer."""
+        cells_BVD = self._cells(grid_BVD)
+        queries_BCD = self.queries_CD.expand(len(grid_BVD), -1, -1)
+        for layer in self.layers[:-1]:
+            queries_BCD = layer(queries_BCD, cells_BVD)
+        last: Any = self.layers[-1]
+        among_queries_BCD, _ = last.self_attn(queries_BCD, queries_BCD, queries_BCD, need_weights=False)
+        asking_BCD = last.norm1(queries_BCD + among_queries_BCD)
+        weights_BCV: Tensor = last.multihead_attn(asking_BCD, cells_BVD, cells_BVD)[1]
+        return weights_BCV
+
+    def _cells(self, grid_BVD: Tensor) -> Tensor:
+        check_features(grid_BVD, self.project.in_features)
+        cells_BVD: Tensor = self.project(self.standardize(grid_BVD))
+        return cells_BVD
 
     def forward(self, grid_BVD: Tensor, global_BE: Tensor | None = None) -> Tensor:
         """Logits [B, C] of grid features [B, V, D]; the summary is not used."""

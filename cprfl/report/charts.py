@@ -33,7 +33,7 @@ def long_tail(labels: LabelFacts, split: str) -> dict[str, Any]:
     bars = base.mark_bar(width=alt.RelativeBandSize(0.85)).encode(
         y=alt.Y("images:Q", title=None, axis=alt.Axis(tickCount=4, format=",d"))
     )
-    return _whole(alt.layer(shades, bars), height=170)
+    return whole(alt.layer(shades, bars), height=170)
 
 
 def labels_per_image(labels: LabelFacts) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def labels_per_image(labels: LabelFacts) -> dict[str, Any]:
             ],
         )
     )
-    return _whole(chart, height=170)
+    return whole(chart, height=170)
 
 
 def together(labels: LabelFacts) -> dict[str, Any]:
@@ -93,11 +93,11 @@ def together(labels: LabelFacts) -> dict[str, Any]:
             ],
         )
     )
-    return _whole(chart, height=max(120, 17 * len(names)))
+    return whole(chart, height=max(120, 17 * len(names)))
 
 
-def _whole(chart: Any, height: int) -> dict[str, Any]:
-    """The specification, as wide as the page; without the address of its schema, which nothing reads."""
+def whole(chart: Any, height: int) -> dict[str, Any]:
+    """The specification of a plot, as wide as its place; without the address of its schema, which nothing reads."""
     specification: dict[str, Any] = chart.properties(
         width="container", height=height, background="transparent"
     ).to_dict()
@@ -107,13 +107,16 @@ def _whole(chart: Any, height: int) -> dict[str, Any]:
 
 
 _CONFIG = {
-    "font": "inherit",
+    "font": "system-ui, sans-serif",  # measured on a canvas, which knows no inheritance
     "view": {"stroke": None},
     "axis": {
         "labelColor": "var(--soft)",
         "domainColor": "var(--line)",
         "gridColor": "var(--line)",
         "labelFontSize": 11,
+        "titleColor": "var(--soft)",
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
         "grid": False,
     },
     "axisY": {"domain": False, "ticks": False},

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
+
+import numpy as np
+
+from cprfl.data.long_tail import class_counts, groups
+from cprfl.evaluation.intervals import Bootstrap, bootstrap
+from cprfl.report.results import Results
+from cprfl.words import named
 
 Status = Literal["passed", "tip", "issue", "not applicable", "skipped"]
 """``skipped``: it could not be looked at, for a reason that the explanation gives."""
+
+MODEL = "this model"
+FEW = 5  # test images that show a class; of fewer, one image more or less moves its AP by a fifth
 
 
 @dataclass(frozen=True)
@@ -24,3 +35,41 @@ class Check:
     title: str
     status: Status
     explanation: str
+
+
+class Seen:
+    """What the checks look at, found out once for all of them.
+
+    Shapes: N test images, C classes.
+
+    Args:
+        results: of the model.
+
+    Attributes:
+        results: of the model.
+        targets_NC: of the test images.
+        positives_C: test images that show each class.
+        probability_NC: of the test images, as the model's decisions read its logits.
+    """
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        self.targets_NC = results.test.targets()
+        self.positives_C: np.ndarray = (self.targets_NC == 1).sum(axis=0)
+        self.probability_NC = results.decisions.probabilities(results.logits)
+
+    @cached_property
+    def groups(self) -> dict[str, np.ndarray]:
+        """Class indices of head, medium and tail, as far as they have classes."""
+        manifest = self.results.manifest
+        found = groups(class_counts(manifest), manifest.groups.head, manifest.groups.tail)
+        return {str(name): classes for name, classes in found.items() if len(classes)}
+
+    @cached_property
+    def precision(self) -> Bootstrap:
+        """Average precision of the model (`MODEL`) and of the baselines, in resamples of the test images."""
+        return bootstrap({MODEL: self.results.logits, **self.results.baselines}, self.targets_NC, self.groups)
+
+    def names(self, classes: np.ndarray, count: int = 5) -> str:
+        """The first of these classes by name, and how many more there are."""
+        return named([self.results.manifest.class_names[label] for label in classes], count)

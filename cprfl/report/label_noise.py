@@ -59,8 +59,21 @@ def suspects(manifest: Manifest, store: FeatureStore, count: int) -> tuple[Suspe
     training = manifest.split(TRAIN)
     bad = {image.image_id for image in store.bad_images}
     training = training.select([row for row, image_id in enumerate(training.image_ids) if image_id not in bad])
-    targets_NC = training.targets()
-    logits_NC = out_of_fold_logits(pooled_features(store, training), targets_NC)
+    logits_NC = out_of_fold_logits(pooled_features(store, training), training.targets())
+    return least_credible(training, logits_NC, count)
+
+
+def least_credible(images: Manifest, logits_NC: np.ndarray, count: int) -> tuple[Suspect, ...]:
+    """The least credible labels of these images, the worst first; half of them given and half missing ones.
+
+    Where there are too few of one kind, there are more of the other.
+
+    Args:
+        images: with their labels.
+        logits_NC: of a classifier that has not seen them; NaN where it says nothing.
+        count: how many to name.
+    """
+    targets_NC = images.targets()
     margin_NC = confident_disagreement(logits_NC, targets_NC)
     given = _largest(np.where(targets_NC == 1, margin_NC, -np.inf), count)
     missing = _largest(np.where(targets_NC == 0, margin_NC, -np.inf), count)
@@ -69,9 +82,9 @@ def suspects(manifest: Manifest, store: FeatureStore, count: int) -> tuple[Suspe
     chosen = sorted([*given[:num_given], *missing[: count - num_given]], key=lambda at: -margin_NC[at])
     return tuple(
         Suspect(
-            training.image_ids[row],
-            training.uris[row],
-            training.class_names[label],
+            images.image_ids[row],
+            images.uris[row],
+            images.class_names[label],
             labelled=bool(targets_NC[row, label]),
             probability=float(expit(logits_NC[row, label])),
             usual=float(with_it_C[label]),

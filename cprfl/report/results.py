@@ -46,13 +46,19 @@ class Results:
         """What lies in a model's folder.
 
         Raises:
-            CheckpointError: where nothing is trained or evaluated there.
+            CheckpointError: where nothing is trained or evaluated there, or what lies there is not of one model.
         """
         info = load_info(folder / CHECKPOINT)
         if not (folder / EVALUATION).exists():
             raise CheckpointError(f"{folder}: trained, but not evaluated; `cprfl evaluate CONFIG` does it")
-        evaluation = Evaluation.read(folder / EVALUATION)
-        return cls(folder, experiment_of(info, folder), info, Manifest.read(folder / MANIFEST), evaluation)
+        evaluation, manifest = Evaluation.read(folder / EVALUATION), Manifest.read(folder / MANIFEST)
+        said = json.loads((folder / EVALUATION).read_text())
+        if said.get("training_key") != info.training_key or said.get("manifest") != manifest.digest:
+            raise CheckpointError(
+                f"{folder}: {EVALUATION} is of another training, or of other labels, than what lies beside it; "
+                "`cprfl evaluate CONFIG` evaluates anew"
+            )
+        return cls(folder, experiment_of(info, folder), info, manifest, evaluation)
 
     @property
     def checkpoint(self) -> Path:

@@ -34,5 +34,7 @@ def one_cycle(
     optimizer: torch.optim.Optimizer, total_steps: int, warmup: float
 ) -> torch.optim.lr_scheduler.LRScheduler:
     """Rise to each group's learning rate during the first ``warmup`` of the steps, then fall to nearly zero."""
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=max(total_steps, 2), pct_start=warmup)
+    peaks, steps = [group["lr"] for group in optimizer.param_groups], max(total_steps, 2)
+    if warmup * steps == 1:  # torch's rise would end where it begins, and divides by its length
+        warmup = 0.5 / steps
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=steps, pct_start=warmup)

@@ -143,17 +143,17 @@ def _take(
 ) -> str:
     """Put a cell's result into its row and into MLflow, and say it in a few words."""
     logged = cell.model_copy(update={"name": f"{experiment.name}-benchmark"})
-    tags = {"method": row.name, "seed": str(seed)}
+    tags, name = {"method": row.name, "seed": str(seed)}, f"{row.name} · seed {seed}"
     if isinstance(result, Exception):
         reason = f"{type(result).__name__}: {str(result).strip().splitlines()[0] if str(result).strip() else ''}"
         row.failures.append(f"seed {seed}: {reason}")
-        with open_run(store, logged, tags={**tags, "error": reason}, own_metrics=False):
+        with open_run(store, logged, tags={**tags, "error": reason}, own_metrics=False, name=name):
             return f"failed, {reason}"
     found = Cell(**result)
     row.cells.append(found)
     test = read_predictions(cell.folder / PREDICTIONS, _test_ids(cell))
     row.logits.append(test)
-    with open_run(store, logged, tags=tags, own_metrics=False) as run:
+    with open_run(store, logged, tags=tags, own_metrics=False, name=name) as run:
         measured = {"seconds": found.seconds, "trained_parameters": float(found.trained_parameters),
                     "memory_mb": found.memory_mb}  # fmt: skip
         test_metrics = {f"test/{name}": value for name, value in found.metrics.items()}
@@ -188,7 +188,7 @@ def _write(
     results = {row.name: {"metrics": [cell.metrics for cell in row.cells], "failures": row.failures} for row in rows}
     write_json(folder / "benchmark.json", results)
     logged = experiment.model_copy(update={"name": f"{experiment.name}-benchmark"})
-    with open_run(store, logged, tags={"benchmark": "table"}, own_metrics=False) as run:
+    with open_run(store, logged, tags={"benchmark": "table"}, own_metrics=False, name="table") as run:
         run.log_results({}, folder)
     return Benchmark(table, failures, folder)
 

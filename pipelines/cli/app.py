@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import warnings
 from pathlib import Path
@@ -10,19 +9,55 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli import cluster, data, features, few_shot, init
+from pipelines.cli import (
+    check,
+    cluster,
+    compare,
+    data,
+    export,
+    features,
+    few_shot,
+    findings,
+    init,
+    next,
+    predict,
+    report,
+    serve,
+)
+from pipelines.cli.examples import add_examples
+from pipelines.cli.interrupting import hear_interrupts, say_where, was_interrupted
 from pipelines.cli.options import ConfigArgument, SetOption
-from pipelines.cli.results import print_results
+from pipelines.cli.results import print_results, print_versions
+from pipelines.cli.standing import print_standing
 
 if TYPE_CHECKING:
     from cprfl.experiment import Experiment
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
+    invoke_without_command=True,  # --version alone
     pretty_exceptions_enable=False,
-    help="Train classifiers of images that carry several labels, most of them rare.",
 )
+
+
+@app.callback()
+def options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Results and mistakes only, no progress.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="What is done when, and libraries' warnings.")
+    ] = False,
+    version: Annotated[bool, typer.Option("--version", help="Versions of cprfl and what it stands on.")] = False,
+) -> None:
+    """Train classifiers of images that carry several labels, most of them rare."""
+    from cprfl.progress import NORMAL, QUIET, VERBOSE, set_verbosity
+
+    set_verbosity(QUIET if quiet else VERBOSE if verbose else NORMAL)
+    if not verbose:
+        warnings.filterwarnings("ignore", category=FutureWarning)
+    if version:
+        print_versions()
+        raise typer.Exit
+
 
 app.add_typer(features.app, name="features")
 app.add_typer(cluster.app, name="jobs")
@@ -30,15 +65,26 @@ app.add_typer(cluster.app, name="jobs")
 
 app.command()(init.init)
 app.command()(data.data)
+app.command()(check.check)
+app.command()(compare.compare)
+app.command()(findings.findings)
+app.command("next")(next.next_)
+app.command()(report.report)
+app.command()(serve.serve)
+app.command()(export.export)
 
 
 @app.command()
-def run(config: ConfigArgument, overrides: SetOption = None) -> None:
+def run(
+    config: ConfigArgument,
+    overrides: SetOption = None,
+    again: Annotated[bool, typer.Option("--again", help="Train anew what is there already.")] = False,
+) -> None:
     """Preprocess, train, evaluate and register: the whole experiment with its variants."""
     experiment = _load(config, overrides)
     from pipelines.stages.run import run as stage
 
-    print_results(experiment, stage(experiment))
+    print_results(experiment, stage(experiment, again=again))
 
 
 @app.command()
@@ -126,7 +172,9 @@ def tune(
     for path, value in result.settings.items():
         print(f"{path}={value}")
     print(f"{searched.metric} {result.value:.2f} on held-out training images")
-    print_results(experiment, {experiment.name: result.evaluation})
+    print_results(result.experiment, {experiment.name: result.evaluation})
+    if result.standing is not None:
+        print_standing(result.standing)
 
 
 @app.command()
@@ -143,12 +191,16 @@ def retrain(
     from pipelines.retraining.retrain import retrain as stage
 
     result = stage(experiment, searched)
-    if result.metrics is None:
+    if result.decision == "nothing new":
         print(f"nothing to do: {result.reason}; version {result.champion} is the champion")
         return
     for metric in ("mAP", "mAP_head", "mAP_medium", "mAP_tail"):
-        if metric in result.metrics:
+        if result.metrics is not None and metric in result.metrics:
             print(f"test/{metric} {result.metrics[metric]:.2f}")
+    if result.standing is not None:
+        print_standing(result.standing)
+    if result.folder is not None:
+        print(f"outputs in {result.folder}")
     print(f"version {result.version}: {result.decision}; {result.reason}")
     print(f"champion  models:/{experiment.name}/{result.champion}")
 
@@ -164,27 +216,7 @@ def rollback(config: ConfigArgument, overrides: SetOption = None) -> None:
     print(f"champion  models:/{experiment.name}/{previous} (was version {present})")
 
 
-@app.command()
-def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder, or models:/NAME@champion.")],
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    top: Annotated[int, typer.Option(help="Classes to show per image.", min=1)] = 5,
-    output_dir: Annotated[str, typer.Option(help="Where the MLflow store is, for models:/ names.")] = "outputs",
-) -> None:
-    """Score images with a trained model."""
-    from pipelines.stages.predict import predict_images
-
-    scores, class_names = predict_images(model, images, Path(output_dir).absolute())
-    if as_json:
-        import json
-
-        values = [dict(zip(class_names, map(float, row), strict=True)) for row in scores]
-        print(json.dumps(dict(zip(images, values, strict=True)), indent=2, ensure_ascii=False))
-        return
-    for image, row in zip(images, scores, strict=True):
-        best = row.argsort()[::-1][:top]
-        print(f"{image}: " + ", ".join(f"{class_names[i]} {row[i]:.2f}" for i in best))
+app.command(cls=predict.Command)(predict.predict)
 
 
 @app.command("import-published")
@@ -208,7 +240,7 @@ def ui(
     """Serve MLflow's UI on this experiment store, on this machine only."""
     from pipelines.tracking.ui import serve
 
-    serve(Path(output_dir).absolute(), port)
+    sys.exit(serve(Path(output_dir).absolute(), port))
 
 
 app.command()(cluster.submit)
@@ -219,34 +251,45 @@ def schedule(
     schedules: Annotated[Path, typer.Option(help="YAML file of the schedules.")] = Path("configs/schedules.yaml"),
     output_dir: Annotated[str, typer.Option(help="Dagster's store is in its folder dagster.")] = "outputs",
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 3000,
+    ui_port: Annotated[int, typer.Option(help="Port of `cprfl ui`, to which links to MLflow lead.")] = 5000,
 ) -> None:
     """Serve Dagster's UI and run the scheduled retrainings, on this machine only."""
     from pipelines.retraining.server import serve
 
-    serve(schedules, Path(output_dir).absolute() / "dagster", port)
+    serve(schedules, Path(output_dir).absolute() / "dagster", port, ui_port)
+
+
+add_examples(app)
 
 
 def _load(config: Path, overrides: list[str] | None) -> Experiment:
+    from cprfl.progress import say
+
+    say(f"reading {config}, loading PyTorch")  # before what takes seconds to import
     from cprfl.experiment import load
 
-    return load(config, overrides or [])
-
-
-def _terminate(*_: object) -> None:
-    raise KeyboardInterrupt
+    experiment = load(config, overrides or [])
+    say(f"{experiment.name}: loading MLflow")
+    return experiment
 
 
 def main() -> None:
     """Run the command; the user's mistakes end it with status 2 and a few lines, without a traceback."""
-    signal.signal(signal.SIGTERM, _terminate)  # so that runs end FAILED and Ray is shut down
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    hear_interrupts()
     from cprfl.errors import UserError
 
     try:
-        app()
+        app(args=_options_first(sys.argv[1:]))
     except UserError as error:
         print(f"cprfl: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("cprfl: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if was_interrupted(ended):
+            say_where()
+        raise
+
+
+def _options_first(words: list[str]) -> list[str]:
+    """The words with ``-q`` and ``-v`` in front, where people write them behind the command too."""
+    general = {"-q", "-v", "--quiet", "--verbose"}
+    return [word for word in words if word in general] + [word for word in words if word not in general]

@@ -41,7 +41,19 @@ def submit(
     follow(job, address)
 
 
-app = typer.Typer(no_args_is_help=True, help="Jobs on a Ray cluster: follow, status, stop.")
+app = typer.Typer(no_args_is_help=True, help="Jobs on a Ray cluster: ls, follow, status, stop.")
+
+
+@app.command("ls")
+def ls(address: AddressOption) -> None:
+    """List the jobs that the cluster remembers, the newest first."""
+    from pipelines.cluster import jobs
+
+    found = jobs.listed(address)
+    for job, status, started, stage in found:
+        print(f"{job}  {status:9}  {started}  {stage}")
+    if not found:
+        print(f"no job at {address}")
 
 
 @app.command("follow")

@@ -24,18 +24,19 @@ KeysArgument = Annotated[
 def ls(output_dir: OutputDirOption = "outputs", features: FeaturesOption = None) -> None:
     """Show what is cached, how large it is and which experiments use it."""
     from cprfl.data.feature_store import FeatureStore
+    from cprfl.words import counted
 
     stores = _cached(output_dir, features, None)
     for item in stores:
         users = ", ".join(item.experiments) or "no experiment here"
+        print(f"{item.key}  {item.num_bytes / 1e6:8.1f} MB  used by {users}")
         if isinstance(item.store, FeatureStore):
-            encoder = item.store.description["encoder"]
-            shape = f"{item.store.num_images} images x {item.store.views} views of {list(item.store.grid_shape)}"
-            what = f"{shape}, {encoder['model']}"
+            encoder, shape = item.store.description["encoder"], list(item.store.grid_shape)
+            views = f"{counted(item.store.num_images, 'image')} x {counted(item.store.views, 'view')} of {shape}"
+            print(f"    {encoder['model']}, {views}")
         else:
-            what = "unfinished or damaged"
-        print(f"{item.key}  {item.num_bytes / 1e6:8.1f} MB  {what}; used by {users}")
-    print(f"{len(stores)} stores, {sum(item.num_bytes for item in stores) / 1e6:.1f} MB")
+            print("    unfinished or damaged")
+    print(f"{counted(len(stores), 'store')}, {sum(item.num_bytes for item in stores) / 1e6:.1f} MB")
 
 
 @app.command("verify")

@@ -39,30 +39,58 @@ def print_results(experiment: Experiment, results: dict[str, Evaluation]) -> Non
         if absent:
             print(f"{name}: no test image shows {', '.join(absent)}; left out of the means")
     if experiment.name in results:
-        _print_worst_classes(experiment, results[experiment.name])
-    print(f"outputs in {experiment.folder}")
-    where = (
-        "" if Path(experiment.output_dir) == Path("outputs").absolute() else f" --output-dir {experiment.output_dir}"
-    )
-    print(f"MLflow's UI: cprfl ui{where}, then http://127.0.0.1:5000")
+        _print_worst_classes(experiment)
+    print(f"outputs  {_short(experiment.folder)}")
+    if (report := experiment.folder / "report.html").exists():
+        print(f"report   {_short(report)}")
+    print_link(experiment)
 
 
-def _print_worst_classes(experiment: Experiment, evaluation: Evaluation) -> None:
+def print_link(experiment: Experiment) -> None:
+    """Where a browser finds the experiment's runs, and what serves them."""
+    from pipelines.tracking.runs import experiment_url
+    from pipelines.tracking.store import open_store
+
+    store = open_store(experiment.output_dir)
+    same = Path(experiment.output_dir) == Path("outputs").absolute()
+    where = "" if same else f" --output-dir {experiment.output_dir}"
+    served = f"cprfl ui{where}, then " if store.artifact_root is not None else ""
+    print(f"MLflow   {served}{experiment_url(store, experiment.name)}")
+
+
+def print_versions() -> None:
+    """Of cprfl and of what it stands on."""
+    from importlib.metadata import version
+
+    print(f"cprfl {version('cprfl')}")
+    print(", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "mlflow")))
+
+
+def _short(path: Path) -> Path:
+    """The path from the present folder, where it is below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _print_worst_classes(experiment: Experiment) -> None:
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    from cprfl.data.manifest import Manifest
-    from cprfl.evaluation.worst import worst_classes
-    from cprfl.preparation import MANIFEST
+    from cprfl.report.results import Results
+    from cprfl.report.worst import worst_classes
 
-    manifest = Manifest.read(experiment.folder / MANIFEST)
-    worst = worst_classes(manifest, evaluation, _WORST)
-    table = Table(title=f"{experiment.name}: the {len(worst)} worst of {len(manifest.class_names)} classes")
-    for heading in ("class", "group", "training images", "test images", "AP"):
-        table.add_column(heading, justify="left" if heading in ("class", "group") else "right")
+    results = Results.read(experiment.folder)
+    worst = worst_classes(results, _WORST)
+    title = f"{experiment.name}: the {len(worst)} worst of {len(results.manifest.class_names)} classes"
+    caption = "confused with: what the first images show in which it is falsely found"
+    table = Table(title=title, caption=caption, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("class", "group"):
+        table.add_column(heading)
+    for heading in ("training", "test", "AP", "false", "missed"):
+        table.add_column(heading, justify="right")
+    table.add_column("confused with")
     for found in worst:
-        table.add_row(
-            escape(found.name), found.group, str(found.training_images), str(found.test_images), f"{found.ap:.1f}"
-        )
+        numbers = (found.training_images, found.test_images, f"{found.ap:.1f}", found.false_positives, found.misses)
+        table.add_row(escape(found.name), found.group, *map(str, numbers), escape(found.mistake))
     Console().print(table)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 from ray.exceptions import AuthenticationError
+from ray.job_config import JobConfig
 
 from cprfl.errors import ClusterError
+from cprfl.progress import say
 
 _SPINNING = "GOMP_SPINCOUNT"
 _OBJECT_STORE = 512 * 2**20  # bytes, of a Ray started here
@@ -23,6 +28,8 @@ _IDLE_MS = 30_000
 def connect(dashboard: bool = False) -> None:
     """Join the cluster named by ``RAY_ADDRESS``, or start Ray on this machine; nothing if already connected.
 
+    SIGTERM is answered as before: Ray would end this process without a word.
+
     Args:
         dashboard: of a Ray started here, on the loopback interface. Sweeps need it: Ray Train asks its server whether
             the controller of a stopped trial is gone, and keeps the trial's CPUs for ever if nobody answers.
@@ -32,6 +39,14 @@ def connect(dashboard: bool = False) -> None:
     """
     if ray.is_initialized():
         return
+    present = signal.getsignal(signal.SIGTERM)
+    say(f"joining the Ray cluster at {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else "starting Ray")
+    _connect(dashboard)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, present)
+
+
+def _connect(dashboard: bool) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # leave CUDA_VISIBLE_DEVICES of CPU tasks alone
     # Ray Train takes in one report per poll of its workers, and polls every 2 s: longer than most epochs here.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
@@ -45,8 +60,9 @@ def connect(dashboard: bool = False) -> None:
     if address:
         try:
             ray.init(
-                address=address, logging_level=logging.WARNING, log_to_driver=False, runtime_env={"env_vars": workers}
-            )
+                address=address, logging_level=logging.WARNING, log_to_driver=False,
+                runtime_env={"env_vars": workers}, job_config=_job(),
+            )  # fmt: skip
         except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
             raise ClusterError(
                 f"RAY_ADDRESS={address}: no Ray cluster answers there ({str(error).splitlines()[0]}); start one, "
@@ -82,5 +98,13 @@ def _start(dashboard: bool, workers: dict[str, str]) -> None:
         object_store_memory=_OBJECT_STORE,
         log_to_driver=False,
         runtime_env={"env_vars": workers},
+        job_config=_job(),
         _system_config={"idle_worker_killing_time_threshold_ms": _IDLE_MS},
     )
+
+
+def _job() -> JobConfig:
+    """What Ray's dashboard calls this process: the command that was given."""
+    config = JobConfig()
+    config.set_metadata("job_name", " ".join(["cprfl", *sys.argv[1:]])[:200])
+    return config

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def start(address: str, entrypoint: str, runtime: dict[str, Any], stage: str) ->
         ClusterError: where nobody answers, or the token is not accepted.
     """
     with answered(address) as client:
-        return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime, metadata={"stage": stage}))
+        named = {"stage": stage, "job_name": f"cprfl {stage}"}
+        return str(client.submit_job(entrypoint=entrypoint, runtime_env=runtime, metadata=named))
 
 
 def follow(address: str, job: str) -> int:
@@ -46,6 +48,21 @@ def follow(address: str, job: str) -> int:
         return 0
     print(f"{job}: {info.status}: {_last_line(info.message)}", file=sys.stderr)
     return info.driver_exit_code or 1
+
+
+def listed(address: str) -> list[tuple[str, str, str, str]]:
+    """Id, status, start and stage of the jobs that the cluster remembers, the newest first."""
+    with answered(address) as client:
+        found = [job for job in client.list_jobs() if job.submission_id]
+    found.sort(key=lambda job: job.start_time or 0, reverse=True)
+    return [
+        (str(job.submission_id), str(job.status.value), _time(job.start_time), (job.metadata or {}).get("stage", "-"))
+        for job in found
+    ]
+
+
+def _time(milliseconds: int | None) -> str:
+    return f"{datetime.fromtimestamp(milliseconds / 1000):%Y-%m-%d %H:%M}" if milliseconds else "-"
 
 
 def status(address: str, job: str) -> str:

@@ -27,7 +27,9 @@ from ray.train.v2.api.config import LoggingConfig
 from cprfl import errors
 from cprfl.data.files import write_json
 from cprfl.errors import ClusterError, UserError
+from cprfl.evaluation.decisions import Decisions
 from cprfl.experiment import Experiment
+from cprfl.inference.deciding import decide
 from cprfl.preparation import CHECKPOINT, Prepared, read_prepared
 from cprfl.recipe import Epoch, checkpoint_score, keep_checkpoint, resumable_folder, run_training
 from cprfl.training.checkpoint import load_info
@@ -35,6 +37,7 @@ from cprfl.training.loop import Worker
 from pipelines.cluster.connection import connect
 from pipelines.cluster.resources import scaling
 from pipelines.cluster.shared import check_shared
+from pipelines.cluster.tasks import has_gpus, run_tasks
 from pipelines.tracking.sink import MetricsSink
 
 _MISTAKE = "mistake.json"
@@ -75,6 +78,29 @@ def train(experiment: Experiment, prepared: Prepared, sink: MetricsSink) -> Path
     result = fit_trainer(trainer, folder)
     best = max(result.best_checkpoints, key=lambda pair: pair[1][_SCORE])[0]
     return keep_checkpoint(Path(best.path), experiment.folder / CHECKPOINT)
+
+
+def decide_on_ray(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> Decisions:
+    """What `cprfl.inference.deciding.decide` does, in a task of its own: this machine may lack the GPU.
+
+    Raises:
+        UserError: what the task raised that the user can mend.
+    """
+    task = {
+        "experiment": experiment.model_dump(mode="json"),
+        "prepared": prepared.record,
+        "checkpoint": str(checkpoint),
+    }
+    gpu = experiment.resources.gpu != "never" and has_gpus()
+    ((_, failure),) = run_tasks(_decide, [task], checkpoint.parent, gpu)
+    if failure is not None:
+        raise failure
+    return Decisions.read(checkpoint, prepared.manifest.class_names)
+
+
+def _decide(task: dict[str, Any]) -> None:
+    experiment = Experiment.model_validate(task["experiment"])
+    decide(experiment, read_prepared(experiment, task["prepared"]), Path(task["checkpoint"]))
 
 
 def fit_trainer(trainer: TorchTrainer, folder: Path) -> Result:

@@ -5,16 +5,14 @@ read, and the request that was made of it), so Dagster stores no values, and a s
 reads the annotations of its functions: they are not postponed.)
 """
 
-import base64
 import functools
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from dagster import (
     AssetCheckResult,
     AssetCheckSpec,
@@ -36,7 +34,6 @@ from dagster import (
     define_asset_job,
     in_process_executor,
 )
-from matplotlib.figure import Figure
 
 from cprfl.data.files import write_json
 from cprfl.data.long_tail import class_counts
@@ -48,12 +45,19 @@ from pipelines.retraining.retrain import (
     decide,
     earlier_decision,
     evaluate_challenger,
+    finish_decisions,
+    place_of,
+    read_standing,
     train_challenger,
     trained_challenger,
 )
-from pipelines.retraining.schedules import ScheduleConfig
+from pipelines.retraining.schedules import CODES, UI_PORT, ScheduleConfig
+from pipelines.retraining.shown import bars, beside_the_champion, check_name, check_results
+from pipelines.stages.check import check
+from pipelines.stages.places import RETRAINING
+from pipelines.stages.report import REPORT
 from pipelines.tracking.runs import run_url
-from pipelines.tracking.store import Store, open_store
+from pipelines.tracking.store import Store, open_store, ui_address
 
 _ACCEPTED, _FEW = "accepted_counts.json", 10
 Result = tuple[dict[str, Any], list[AssetCheckResult]]
@@ -63,17 +67,19 @@ Stage = Callable[[ScheduleConfig, Store], Result]
 def manifest(schedule: ScheduleConfig, store: Store) -> Result:
     """Read the annotations; compare the class counts with those of the last decision."""
     experiment = schedule.experiment()
-    read = read_data(experiment)
+    schedule.search()  # a mistake in the sweep is better known now
+    finish_decisions(store, experiment)
+    read = read_data(experiment.placed(RETRAINING))
     read.write(dataset_file(experiment))  # for the stages to come: whoever edits labels meanwhile asks anew
     counts = _counts(read)
-    accepted = experiment.folder / _ACCEPTED
+    accepted = experiment.placed(RETRAINING).folder / _ACCEPTED
     before = json.loads(accepted.read_text()) if accepted.exists() else {}
     changes = {name: 100 * abs(counts.get(name, 0) - count) / count for name, count in before.items() if count >= _FEW}
     limit = schedule.checks.max_label_change
     changed = {name: round(change, 1) for name, change in changes.items() if change > limit}
     said = f"changed by more than {limit:g} %: {changed}; raise checks.max_label_change if that is right"
     splits = {f"{split} images": read.splits.count(split) for split in sorted(set(read.splits))}
-    metadata = {**splits, "classes": len(counts), "class counts": _bars(counts, "training images")}
+    metadata = {**splits, "classes": len(counts), "class counts": bars(counts, "training images")}
     return metadata, [
         AssetCheckResult(check_name="label_counts", passed=not changed, description=said if changed else None)
     ]
@@ -132,26 +138,34 @@ def evaluation(schedule: ScheduleConfig, store: Store) -> Result:
     earlier = earlier_decision(store, request)
     if earlier is not None:
         nothing = AssetCheckResult(check_name="mAP_floor", passed=True, description="nothing new to evaluate")
-        return {"decision": earlier.decision}, [nothing]
+        model = place_of(store, request.experiment, earlier.version)
+        return {"decision": earlier.decision}, [nothing, *check_results(check(model) if model else (), blocking=())]
     challenger = trained_challenger(store, request)
     metrics = evaluate_challenger(store, challenger).metrics
     groups = {name: value for name, value in metrics.items() if not name.startswith("AP/")}
     classes = {name.removeprefix("AP/"): value for name, value in metrics.items() if name.startswith("AP/")}
     floor = schedule.checks.min_mAP
-    metadata = {**groups, "average precision": _bars(classes, "AP, %"), "run": _run_link(store, challenger.run_id)}
+    metadata = {
+        **groups, "average precision": bars(classes, "AP, %"), "run": _run_link(store, challenger.run_id),
+        "report": MetadataValue.path(str(challenger.experiment.folder / REPORT)),
+    }  # fmt: skip
+    if (standing := read_standing(challenger.experiment)) is not None:
+        metadata |= beside_the_champion(standing)
     return metadata, [
         AssetCheckResult(
             check_name="mAP_floor", passed=metrics["mAP"] >= floor, metadata={"mAP": metrics["mAP"]},
             description=f"mAP {metrics['mAP']:.2f}, the floor is {floor:g}",
-        )
+        ),
+        *check_results(check(challenger.experiment), schedule.checks.blocking),
     ]  # fmt: skip
 
 
 def champion(schedule: ScheduleConfig, store: Store) -> Result:
     """Compare with the champion and decide."""
     request = load_request(schedule.experiment())
-    result = earlier_decision(store, request) or decide(store, trained_challenger(store, request), request)
-    accepted = request.experiment.folder / _ACCEPTED
+    done = finish_decisions(store, request.experiment).get(request.key) or earlier_decision(store, request)
+    result = done or decide(store, trained_challenger(store, request), request)
+    accepted = request.experiment.placed(RETRAINING).folder / _ACCEPTED
     write_json(accepted, _counts(request.dataset))  # from now on, change is measured against these
     metadata: dict[str, Any] = {
         "decision": result.decision, "reason": result.reason, "challenger": result.version,
@@ -159,6 +173,10 @@ def champion(schedule: ScheduleConfig, store: Store) -> Result:
     }  # fmt: skip
     if result.run_id is not None:
         metadata["run"] = _run_link(store, result.run_id)
+    if result.folder is not None:
+        metadata["report"] = MetadataValue.path(str(result.folder / REPORT))
+    if result.standing is not None:
+        metadata |= beside_the_champion(result.standing)
     return metadata, []
 
 
@@ -167,7 +185,7 @@ STAGES: dict[str, tuple[Stage, list[str], list[str]]] = {  # with the stages bef
     "text_embeddings": (text_embeddings, ["manifest"], []),
     "image_features": (image_features, ["manifest"], ["bad_images", "finite"]),
     "trained_model": (trained_model, ["image_features", "text_embeddings"], []),
-    "evaluation": (evaluation, ["trained_model"], ["mAP_floor"]),
+    "evaluation": (evaluation, ["trained_model"], ["mAP_floor", *map(check_name, CODES)]),
     "champion": (champion, ["evaluation"], []),
 }
 
@@ -196,13 +214,14 @@ def build(schedules: dict[str, ScheduleConfig]) -> Definitions:
 def _asset(name: str, schedule: ScheduleConfig, stage: str) -> AssetsDefinition:
     run, before, checks = STAGES[stage]
     key = AssetKey([name, stage])
+    warn = {check_name(code) for code in CODES if code not in schedule.checks.blocking}
 
     @asset(
         key=key,
         deps=[AssetKey([name, earlier]) for earlier in before],
         group_name=name,
         description=run.__doc__,
-        check_specs=[AssetCheckSpec(check, asset=key, blocking=True) for check in checks],
+        check_specs=[AssetCheckSpec(found, asset=key, blocking=found not in warn) for found in checks],
         retry_policy=RetryPolicy(
             max_retries=schedule.retries, delay=schedule.retry_seconds, backoff=Backoff.EXPONENTIAL,
             jitter=Jitter.PLUS_MINUS,
@@ -233,19 +252,6 @@ def _counts(manifest: Manifest) -> dict[str, int]:
     return dict(zip(manifest.class_names, class_counts(manifest).tolist(), strict=True))
 
 
-def _bars(values: Mapping[str, float], label: str) -> Any:
-    """A bar chart of a value per class, the largest first."""
-    ordered = sorted(values.items(), key=lambda item: -item[1])
-    figure = Figure(figsize=(max(4.0, 0.2 * len(ordered)), 3.0), layout="constrained")
-    axes = figure.subplots()
-    axes.bar(np.arange(len(ordered)), [value for _, value in ordered])
-    axes.set_xticks(np.arange(len(ordered)), [name for name, _ in ordered], rotation=90, fontsize=7)
-    axes.set_ylabel(label)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png")
-    return MetadataValue.md(f"![{label}](data:image/png;base64,{base64.b64encode(picture.getvalue()).decode()})")
-
-
 @functools.lru_cache(maxsize=1)
 def _store(run_id: str, output_dir: str) -> Store:
     """MLflow's store, opened once for all stages of one of Dagster's runs."""
@@ -253,4 +259,7 @@ def _store(run_id: str, output_dir: str) -> Store:
 
 
 def _run_link(store: Store, run_id: str) -> Any:
-    return MetadataValue.url(run_url(store, run_id))
+    """To MLflow's server, or to what `cprfl ui` serves of a store in a file, on the port that the schedules name."""
+    url, usual = run_url(store, run_id), ui_address(store.uri)
+    named = ui_address(store.uri, int(os.environ[UI_PORT])) if UI_PORT in os.environ else usual
+    return MetadataValue.url(named + url.removeprefix(usual))

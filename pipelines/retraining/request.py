@@ -15,12 +15,12 @@ from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared, read_prepared
 from cprfl.reading import read_data
 from pipelines.request import request_key
+from pipelines.stages.places import RETRAINING
 from pipelines.stages.train import prepare_chain
 from pipelines.sweeps.config import SweepConfig
 from pipelines.tracking.store import Store
 
-_FOLDER, _READ, _DATASET, _MANIFEST = "retraining", "read.parquet", "dataset.parquet", "manifest.parquet"
-_REQUEST = "request.json"
+_READ, _DATASET, _REQUEST = "read.parquet", "dataset.parquet", "request.json"
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,12 @@ class Request:
 
     def save(self) -> None:
         """Write it down for a later stage, which may run in another process."""
-        folder = self.experiment.folder / _FOLDER
+        folder = self.experiment.placed(RETRAINING).folder
         self.dataset.write(folder / _DATASET)
-        own = self.prepared.with_manifest(self.prepared.manifest, folder / _MANIFEST)
         values = {
             "experiment": self.experiment.model_dump(mode="json"),
             "sweep": self.sweep and self.sweep.model_dump(mode="json"),
-            "prepared": own.record,
+            "prepared": self.prepared.record,
         }
         write_json(folder / _REQUEST, values)
 
@@ -72,11 +71,12 @@ def make_request(
         ConfigError: where a floor is for a class that the data does not have.
         UserError: as `cprfl.preparation.prepare`.
     """
-    manifest = read_data(experiment) if manifest is None else manifest
+    asked = experiment.placed(RETRAINING)  # what is in the folder of a model stays of that model
+    manifest = read_data(asked) if manifest is None else manifest
     unknown = sorted(set(experiment.promotion.class_floors) - set(manifest.class_names))
     if unknown:
         raise ConfigError(f"promotion.class_floors: no class is named {', '.join(unknown)}")
-    return Request(experiment, sweep, manifest, prepare_chain(store, experiment, manifest, needs=[TEST]))
+    return Request(experiment, sweep, manifest, prepare_chain(store, asked, manifest, needs=[TEST]))
 
 
 def load_request(experiment: Experiment) -> Request:
@@ -85,7 +85,7 @@ def load_request(experiment: Experiment) -> Request:
     Raises:
         CheckpointError: where there is none.
     """
-    folder = experiment.folder / _FOLDER
+    folder = experiment.placed(RETRAINING).folder
     if not (folder / _REQUEST).exists():
         raise CheckpointError(f"{folder}: no retraining was prepared here; start with its first stage")
     values: Mapping[str, Any] = json.loads((folder / _REQUEST).read_text())
@@ -96,4 +96,4 @@ def load_request(experiment: Experiment) -> Request:
 
 def dataset_file(experiment: Experiment) -> Path:
     """Where a retraining in stages keeps what the data set says, until a request is made of it."""
-    return experiment.folder / _FOLDER / _READ
+    return experiment.placed(RETRAINING).folder / _READ

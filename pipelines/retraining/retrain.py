@@ -1,24 +1,27 @@
-"""`cprfl retrain`: where data or configuration changed, train a challenger, compare it with the champion, decide."""
+"""`cprfl retrain`: where data or configuration changed, train a challenger, compare it with the champion, decide.
+
+The challenger lies in ``outputs/<name>/challenger``. It moves to ``outputs/<name>`` when it becomes the champion; a
+model that does not leaves what is there as it is.
+"""
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from cprfl.data.long_tail import class_counts
-from cprfl.data.manifest import TEST, Manifest
+from cprfl.data.manifest import TEST
 from cprfl.errors import CheckpointError
-from cprfl.evaluation.comparison import Comparison, compare
-from cprfl.evaluation.metrics import Evaluation, evaluate, read_predictions
+from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment, experiment_of
-from cprfl.inference.scoring import EVALUATION, PREDICTIONS, score_test_images
+from cprfl.inference.scoring import EVALUATION
 from cprfl.preparation import CHECKPOINT, Prepared
+from cprfl.progress import say
 from cprfl.training.checkpoint import load_info
 from pipelines.retraining.request import Request, make_request
+from pipelines.stages.champion import Standing, check_champion, stand_beside_champion
+from pipelines.stages.places import CHALLENGER, COMPARISON, RETRAINING, adopt, begin, finish_adoption
+from pipelines.stages.report import write_report
 from pipelines.stages.train import evaluate as evaluate_in_run
 from pipelines.stages.train import prepare_chain, train, trained_run, training_run
 from pipelines.sweeps.config import SweepConfig
@@ -26,8 +29,9 @@ from pipelines.sweeps.tune import interrupted, mark_winner_trained, search
 from pipelines.tracking import registry
 from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import Store, open_store
+from pipelines.tracking.titles import in_short
+from pipelines.tracking.verdicts import Decision, Verdict, carry_out, run_of, unfinished, write_verdict
 
-COMPARISON = "comparison.json"
 _TAG = "retraining"
 
 
@@ -42,6 +46,8 @@ class Retraining:
         champion: the version that is champion now.
         metrics: of the challenger on the test images; none where nothing was new.
         run_id: the challenger's MLflow run; none where nothing was new.
+        standing: beside the champion that it was judged against; none where there was none.
+        folder: where the challenger's files lie now; none where nothing was new.
     """
 
     decision: str
@@ -50,6 +56,8 @@ class Retraining:
     champion: str
     metrics: dict[str, float] | None = None
     run_id: str | None = None
+    standing: Standing | None = None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,7 @@ def retrain(experiment: Experiment, sweep: SweepConfig | None = None) -> Retrain
     """Train and judge a challenger, unless one was judged for the same data and configuration.
 
     Both models are scored on the same test images, those of the request. Whatever interrupts this leaves the alias on a
-    model that was judged: it is moved last. Started again, it goes on with what was trained.
+    model that was judged. Started again, it goes on with what was trained, and with what was decided.
 
     Args:
         experiment: what to train.
@@ -80,13 +88,39 @@ def retrain(experiment: Experiment, sweep: SweepConfig | None = None) -> Retrain
         ConfigError: where a floor is for a class that the data does not have.
     """
     store = open_store(experiment.output_dir)
+    done = finish_decisions(store, experiment)
     request = make_request(store, experiment, sweep)
+    if request.key in done:
+        return done[request.key]
     earlier = earlier_decision(store, request)
     if earlier is not None:
         return earlier
     challenger = train_challenger(store, request)
     evaluate_challenger(store, challenger)
     return decide(store, challenger, request)
+
+
+def finish_decisions(store: Store, experiment: Experiment) -> dict[str, Retraining]:
+    """Carry out what an interrupted retraining had decided, and bring the champion's files to their place.
+
+    Returns:
+        What it came to, by the key of the request.
+    """
+    finish_adoption(experiment)
+    name = experiment.name
+    carried_out = [verdict for verdict in unfinished(store, name) if carry_out(store, name, verdict)]
+    present = registry.champion(store, name)
+    model = place_of(store, experiment, present) if present is not None else None
+    if model is not None and model.folder != experiment.folder:
+        adopt(model)
+    return {verdict.request: _concluded(store, experiment, verdict) for verdict in carried_out}
+
+
+def place_of(store: Store, experiment: Experiment, version: str) -> Experiment | None:
+    """The experiment with the place where a version's files lie, if they lie here."""
+    run_id = run_of(store, experiment.name, version)
+    places = (experiment.placed(""), experiment.placed(CHALLENGER))
+    return next((place for place in places if trained_run(store, place, {}) == run_id), None)
 
 
 def earlier_decision(store: Store, request: Request) -> Retraining | None:
@@ -101,38 +135,22 @@ def earlier_decision(store: Store, request: Request) -> Retraining | None:
 
 def train_challenger(store: Store, request: Request) -> Challenger:
     """Search, where a sweep is given, and train; what an interrupted retraining has trained is taken."""
-    experiment, tags = request.experiment, {_TAG: request.key}
-    _check_champion(store, experiment.name)
+    experiment, tags = request.experiment.placed(CHALLENGER), {_TAG: request.key}
+    check_champion(store, experiment.name)
     if trained_run(store, experiment, tags) is not None:
-        print(f"{experiment.name}: the challenger is trained", file=sys.stderr)
+        say(f"{experiment.name}: the challenger is trained")
         return trained_challenger(store, request)
-    prepared = request.prepared
+    prepared, asked = request.prepared, request.experiment.placed(RETRAINING)
     if request.sweep is not None:
-        experiment = _searched(store, request, request.sweep)
-        prepared = prepare_chain(store, experiment, request.dataset, needs=[TEST], encoder=prepared.encoder)
+        found = _searched(store, request, request.sweep)
+        experiment, asked = found.placed(CHALLENGER), found.placed(RETRAINING)
+        prepared = prepare_chain(store, asked, request.dataset, needs=[TEST], encoder=prepared.encoder)
+    begin(experiment, prepared, asked.folder)
     with training_run(store, experiment, prepared, tags) as run:
         train(experiment, prepared, run)
     if request.sweep is not None:
-        mark_winner_trained(experiment)
+        mark_winner_trained(request.experiment)
     return Challenger(experiment, prepared, run.id)
-
-
-def _check_champion(store: Store, name: str) -> None:
-    """Make sure, before anything is trained, that the champion can be compared with.
-
-    Raises:
-        CheckpointError: where another version of cprfl wrote it.
-    """
-    if (present := registry.champion(store, name)) is None:
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            load_info(registry.fetch(store, name, present, Path(folder)).checkpoint)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"the champion, models:/{name}/{present}, cannot be compared with: {error}; set the alias "
-                f"{registry.CHAMPION} on another version in `cprfl ui`, or delete it, and the next model is the first"
-            ) from None
 
 
 def trained_challenger(store: Store, request: Request) -> Challenger:
@@ -141,47 +159,67 @@ def trained_challenger(store: Store, request: Request) -> Challenger:
     Raises:
         CheckpointError: where none was trained.
     """
-    asked = request.experiment
-    run_id = trained_run(store, asked, {_TAG: request.key})
+    place = request.experiment.placed(CHALLENGER)
+    run_id = trained_run(store, place, {_TAG: request.key})
     if run_id is None:
-        raise CheckpointError(f"{asked.folder}: no challenger was trained for this request; retrain again")
-    checkpoint = asked.folder / CHECKPOINT
+        raise CheckpointError(f"{place.folder}: no challenger was trained for this request; retrain again")
+    checkpoint = place.folder / CHECKPOINT
     experiment = experiment_of(load_info(checkpoint), checkpoint)
-    same = request.sweep is None  # a sweep may have chosen other text embeddings
-    if same:
-        return Challenger(experiment, request.prepared, run_id)
-    prepared = prepare_chain(store, experiment, request.dataset, needs=[TEST], encoder=request.prepared.encoder)
-    return Challenger(experiment, prepared, run_id)
+    prepared = request.prepared
+    if request.sweep is not None:  # which may have chosen other text embeddings
+        asked = experiment.placed(RETRAINING)
+        prepared = prepare_chain(store, asked, request.dataset, needs=[TEST], encoder=prepared.encoder)
+    return Challenger(experiment.placed(CHALLENGER), prepared, run_id)
 
 
 def evaluate_challenger(store: Store, challenger: Challenger) -> Evaluation:
-    """The challenger's metrics on the request's test images, logged to its run."""
+    """The challenger's metrics on the request's test images; beside the champion, with a report, logged to its run."""
     with open_run(store, challenger.experiment, run_id=challenger.run_id) as run:
-        return evaluate_in_run(challenger.experiment, challenger.prepared, challenger.checkpoint, run)
+        evaluation = evaluate_in_run(challenger.experiment, challenger.prepared, challenger.checkpoint, run)
+        stand_beside_champion(store, challenger.experiment, challenger.prepared, run)
+        write_report(challenger.experiment, challenger.prepared, run)
+        return evaluation
 
 
 def decide(store: Store, challenger: Challenger, request: Request) -> Retraining:
-    """Register the evaluated challenger, compare it with the champion and move the alias, or leave it."""
+    """Register the evaluated challenger, write the verdict down, move the alias or leave it, and move the files."""
     experiment, name = challenger.experiment, challenger.experiment.name
-    metrics = Evaluation.read(experiment.folder / EVALUATION).metrics
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        open_run(store, experiment, run_id=challenger.run_id) as run,
-    ):
+    with open_run(store, experiment, run_id=challenger.run_id) as run:
         version = registry.register(experiment, challenger.prepared, challenger.checkpoint)
         present = registry.champion(store, name)
-        if present is None:
-            registry.accept_first(store, name, version, request.key)
-            return Retraining("first", "there was no champion", version, version, metrics, run.id)
-        comparison = _compare(challenger, registry.fetch(store, name, present, Path(folder)))
-        run.log_json({"champion_version": present, **comparison.as_json()}, COMPARISON)
-        run.log_results({"gain/mAP": comparison.challenger["mAP"] - comparison.champion["mAP"]})
-        decision = "promoted" if comparison.promoted else "kept"
-        run.log_tags({"decision": decision, "reason": comparison.reason})
-        note = registry.promote if comparison.promoted else registry.reject
-        note(store, name, version, request.key, comparison.reason)
-    champion = version if comparison.promoted else present
-    return Retraining(decision, comparison.reason, version, champion, metrics, run.id)
+        standing = read_standing(experiment)
+        if present is not None and (standing is None or standing.champion != present):  # another one since
+            standing = stand_beside_champion(store, experiment, challenger.prepared, run)
+        if present is None or standing is None:
+            verdict = Verdict(version, "first", "there was no champion", request.key, run.id, None)
+        else:
+            decision: Decision = "promoted" if standing.comparison.promoted else "kept"
+            run.log_tags({"decision": decision, "reason": standing.comparison.reason})
+            verdict = Verdict(version, decision, standing.comparison.reason, request.key, run.id, present)
+        write_verdict(store, name, verdict)
+        carry_out(store, name, verdict)
+    if verdict.decision != "kept":
+        adopt(experiment)
+    return _concluded(store, request.experiment, verdict)
+
+
+def read_standing(experiment: Experiment) -> Standing | None:
+    """How the evaluated model in the experiment's place stands beside the champion, if there was one."""
+    path = experiment.folder / COMPARISON
+    return Standing.read(path) if path.exists() else None
+
+
+def _concluded(store: Store, experiment: Experiment, verdict: Verdict) -> Retraining:
+    """What a verdict that was carried out came to."""
+    kept = verdict.decision == "kept"
+    model = experiment.placed(CHALLENGER if kept else "")
+    champion = verdict.champion if kept else verdict.version
+    assert champion is not None
+    said = Retraining(verdict.decision, verdict.reason, verdict.version, champion, run_id=verdict.run_id)
+    if trained_run(store, model, {}) != verdict.run_id:  # another machine has its files
+        return said
+    metrics = Evaluation.read(model.folder / EVALUATION).metrics
+    return replace(said, metrics=metrics, standing=read_standing(model), folder=model.folder)
 
 
 def _searched(store: Store, request: Request, sweep: SweepConfig) -> Experiment:
@@ -194,33 +232,5 @@ def _searched(store: Store, request: Request, sweep: SweepConfig) -> Experiment:
         centre = experiment.changed(trained.settings(experiment.settings(sweep.space)))
     around = sweep.around(centre)
     settings, _ = search(store, centre, around, request.dataset, resume=interrupted(centre, around))
-    print(f"{experiment.name}: retraining with {settings}", file=sys.stderr)
+    say(f"{experiment.name}: retraining with {in_short(settings)}")
     return experiment.changed(settings)
-
-
-def _compare(challenger: Challenger, holder: registry.RegisteredModel) -> Comparison:
-    """The evaluated challenger against the champion on the request's test images."""
-    experiment, manifest = challenger.experiment, challenger.prepared.manifest
-    test = manifest.split(TEST)
-    targets_NC = test.targets()
-    challenger_NC = read_predictions(experiment.folder / PREDICTIONS, test.image_ids)
-    champion_NC = _in_classes_of(
-        manifest,
-        score_test_images(experiment, challenger.prepared, holder.checkpoint, holder.encoder_weights),
-        holder,
-    )
-    new, old = (
-        evaluate(scores, targets_NC, manifest.class_names, class_counts(manifest), manifest.groups)
-        for scores in (challenger_NC, champion_NC)
-    )
-    return compare(new, old, challenger_NC, champion_NC, targets_NC, experiment.promotion, experiment.seed)
-
-
-def _in_classes_of(manifest: Manifest, logits_NC: np.ndarray, holder: registry.RegisteredModel) -> np.ndarray:
-    """The champion's scores in the order of the present classes; of one that it does not know it has no opinion."""
-    known = {name: column for column, name in enumerate(load_info(holder.checkpoint).class_names)}
-    columns = [
-        logits_NC[:, known[name]] if name in known else np.zeros(len(logits_NC), logits_NC.dtype)
-        for name in manifest.class_names
-    ]
-    return np.stack(columns, axis=1)

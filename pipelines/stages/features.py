@@ -40,10 +40,10 @@ class Cached:
 def cached(root: str, output_dir: Path) -> list[Cached]:
     """All folders under ``root``, with the experiments under ``output_dir`` that use them."""
     users: dict[str, list[str]] = {}
-    for file in sorted(output_dir.glob(f"*/{PREPARED}")):
+    for file in sorted(output_dir.glob(f"*/**/{PREPARED}")):  # a challenger lies below its experiment's folder
         features = json.loads(file.read_text())["features"]
         if features:  # by the store's name: the folder of all of them may have been moved
-            users.setdefault(features.rpartition("/")[2], []).append(file.parent.name)
+            users.setdefault(features.rpartition("/")[2], []).append(file.relative_to(output_dir).parts[0])
     return list(_cached(Folder(root), users))
 
 

@@ -201,7 +201,7 @@ def _train_on_base(store: Store, experiment: Experiment, manifest: Manifest, nov
     prepared = preprocess(before, manifest=images, needs=[TEST] if tested else [])
     if not recipe.is_trained(before, prepared):
         with training_run(store, before, prepared) as run:
-            checkpoint = train(before, prepared, run)
+            checkpoint = train(before, prepared, run, decided=False)
             if tested:
                 evaluate_stage(before, prepared, checkpoint, run)
     written = before.folder / EVALUATION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from cprfl.experiment import Experiment
 from cprfl.models import CPRFL, Facts
 from cprfl.preparation import CHECKPOINT
 from cprfl.reading import read_data
+from cprfl.recipe import keep_checkpoint
 from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
 from cprfl.training.objective import join_kept_state
+from pipelines.stages.places import forget_results
 from pipelines.stages.train import record_run
 from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import open_store
@@ -69,7 +72,10 @@ def import_published(source: str, experiment: Experiment) -> Path:
     facts = Facts.of_data(manifest.split(TRAIN), text.embeddings_CM, dim, dim)
     weights = join_kept_state(model.state_dict(), encoder.state_dict() if backbone else {})
     with open_run(open_store(experiment.output_dir), experiment, tags={"imported": Path(source).name}) as run:
-        save_checkpoint(folder, weights, facts, info, None)
+        with tempfile.TemporaryDirectory() as aside:
+            save_checkpoint(Path(aside), weights, facts, info, None)
+            forget_results(experiment)  # of the model that was here
+            keep_checkpoint(Path(aside), folder)
         record_run(experiment, run)
     return folder
 

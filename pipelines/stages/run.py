@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import sys
-
+from cprfl import recipe
 from cprfl.data.manifest import TEST
 from cprfl.errors import CheckpointError
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.inference.scoring import EVALUATION
 from cprfl.preparation import CHECKPOINT, EncoderOnce, Prepared
+from cprfl.progress import say
 from cprfl.reading import read_data
 from pipelines.request import request_key
+from pipelines.stages.champion import stand_beside_champion
 from pipelines.stages.preprocess import preprocess
+from pipelines.stages.report import write_report
 from pipelines.stages.train import dataset_of, evaluate, prepare_chain, train, trained_run, training_run
-from pipelines.tracking.registry import accept_first, register
+from pipelines.tracking.registry import accept_first, register, version_of_run
 from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import Store, open_store
 
 
-def run(experiment: Experiment) -> dict[str, Evaluation]:
+def run(experiment: Experiment, *, again: bool = False) -> dict[str, Evaluation]:
     """Preprocess, train, evaluate and register an experiment, then train and evaluate its variants.
+
+    What is there already, trained with these settings on these data and evaluated, is not made a second time.
+
+    Args:
+        experiment: with its variants.
+        again: train all of it anew nevertheless.
 
     Returns:
         The test metrics by experiment name, in the order in which they were trained.
     """
     store = open_store(experiment.output_dir)  # an unreachable server is better known before the work than after it
+    family = store.of_family(experiment.name)
     manifest, results = read_data(experiment), dict[str, Evaluation]()
     encoder: EncoderOnce | None = None
     for other in (experiment, *(experiment.variant(key) for key in experiment.variants)):
@@ -34,7 +43,9 @@ def run(experiment: Experiment) -> dict[str, Evaluation]:
         encoder = encoder or prepared.encoder
         if (before := other.first_experiment) is not None and (before.folder / EVALUATION).exists():
             results[before.name] = Evaluation.read(before.folder / EVALUATION)
-        results[other.name] = run_prepared(store, other, prepared, registered=other is experiment)
+        registered = other is experiment
+        present = None if again else _present(family, other, prepared, registered)
+        results[other.name] = present or run_prepared(family, other, prepared, registered=registered)
     return results
 
 
@@ -54,10 +65,28 @@ def run_prepared(
         checkpoint = train(experiment, prepared, active)
         evaluation = evaluate(experiment, prepared, checkpoint, active)
         if registered:
+            stand_beside_champion(store, experiment, prepared, active)
+            say(f"{experiment.name}: registering the model")
             version = register(experiment, prepared, checkpoint)
             accept_first(store, experiment.name, version, request_key(experiment, prepared))
-            print(f"registered {experiment.name}, version {version}", file=sys.stderr)
+            say(f"registered {experiment.name}, version {version}")
+            say(f"{experiment.name}: writing the report")
+            write_report(experiment, prepared, active)
     return evaluation
+
+
+def _present(store: Store, experiment: Experiment, prepared: Prepared, registered: bool) -> Evaluation | None:
+    """The evaluation of this very training, where model, results and run are there; it is said where they are."""
+    done = experiment.folder / EVALUATION
+    if not done.exists() or not recipe.is_trained(experiment, prepared):
+        return None
+    run_id = trained_run(store, experiment, {})
+    version = version_of_run(store, experiment.name, run_id) if run_id and registered else None
+    if run_id is None or (registered and version is None):
+        return None
+    known = f"registered as version {version}, " if version else ""
+    say(f"{experiment.name}: {known}trained with these settings on these data; --again trains it anew")
+    return Evaluation.read(done)
 
 
 def evaluate_stage(experiment: Experiment) -> Evaluation:
@@ -75,4 +104,7 @@ def evaluate_stage(experiment: Experiment) -> Evaluation:
         )
     prepared = preprocess(experiment, needs=[TEST])
     with open_run(store, experiment, run_id=run_id) as active:
-        return evaluate(experiment, prepared, experiment.folder / CHECKPOINT, active)
+        evaluation = evaluate(experiment, prepared, experiment.folder / CHECKPOINT, active)
+        say(f"{experiment.name}: writing the report")
+        write_report(experiment, prepared, active)
+    return evaluation

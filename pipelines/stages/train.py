@@ -6,16 +6,21 @@ import json
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from cprfl import recipe
+from cprfl import progress, recipe
 from cprfl.data.files import write_json
-from cprfl.data.manifest import TEST, Manifest
+from cprfl.data.manifest import TEST, TRAIN, Manifest
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
+from cprfl.inference.deciding import decide, num_folds, say, trains_folds
 from cprfl.inference.scoring import EVALUATION, PREDICTIONS, evaluate_checkpoint
 from cprfl.preparation import EncoderOnce, Prepared
 from cprfl.reading import read_data
+from cprfl.words import counted
+from pipelines.background import in_thread
+from pipelines.stages.places import finish_adoption, forget_results
 from pipelines.stages.preprocess import preprocess
 from pipelines.tracking.epochs import follow_epochs
 from pipelines.tracking.runs import Run, has_tags, interrupted_run, open_run, training_tag
@@ -63,21 +68,28 @@ def evaluate(experiment: Experiment, prepared: Prepared, checkpoint: Path, run: 
     """Evaluate a checkpoint on the test images and log what comes of it."""
     evaluation = evaluate_checkpoint(experiment, prepared, checkpoint)
     files = (experiment.folder / EVALUATION, experiment.folder / PREDICTIONS, checkpoint)
-    run.log_results(evaluation.prefixed("test"), *files)
+    run.log_evaluation(evaluation, prepared.manifest, *files)
     return evaluation
 
 
-def train(experiment: Experiment, prepared: Prepared, run: Run) -> Path:
+def train(experiment: Experiment, prepared: Prepared, run: Run, *, decided: bool = True) -> Path:
     """Train, going on with an interrupted training of the same experiment and data, and record the run.
+
+    Thresholds and calibration are fitted then, unless nobody is to act on the scores (``decided=False``).
 
     Returns:
         The checkpoint's folder.
     """
-    run.log_results(prepared.metrics)
-    for name in (_RUN, EVALUATION, PREDICTIONS):  # of the checkpoint there, which will soon be another one
-        (experiment.folder / name).unlink(missing_ok=True)
+    if prepared.metrics.get("extraction/images"):
+        run.log_tags({name: f"{value:.4g}" for name, value in prepared.metrics.items()})
+    finish_adoption(experiment)
+    forget_results(experiment)
     if recipe.resumable_folder(experiment, prepared).exists():
-        print(f"{experiment.name}: going on with the interrupted training", file=sys.stderr)
+        progress.say(f"{experiment.name}: going on with the interrupted training")
+    else:
+        images = counted(prepared.manifest.splits.count(TRAIN), "image")
+        epochs = f", {counted(experiment.epochs, 'epoch')}" if experiment.epochs else ""
+        progress.say(f"{experiment.name}: training on {images}{epochs}")
     with follow_epochs(run.sink, experiment.epochs, f"training {experiment.name}"):
         if experiment.resources.in_this_process:
             checkpoint = recipe.train(
@@ -86,9 +98,24 @@ def train(experiment: Experiment, prepared: Prepared, run: Run) -> Path:
         else:
             from pipelines.cluster.trainer import train as train_on_ray  # Ray, which takes seconds to import
 
-            checkpoint = train_on_ray(experiment, prepared, run.sink)
+            checkpoint = in_thread(partial(train_on_ray, experiment, prepared, run.sink))
+    if decided:
+        _decide(experiment, prepared, checkpoint)
     record_run(experiment, run)
     return checkpoint
+
+
+def _decide(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> None:
+    """Fit thresholds and calibration, where the training ran."""
+    if experiment.resources.in_this_process:
+        say(experiment, decide(experiment, prepared, checkpoint))
+        return
+    from pipelines.cluster.trainer import decide_on_ray  # Ray, which takes seconds to import
+
+    if trains_folds(experiment, prepared, checkpoint):
+        print(f"{experiment.name}: training without each of {num_folds(experiment)} folds, for thresholds",
+              file=sys.stderr, flush=True)  # fmt: skip
+    say(experiment, decide_on_ray(experiment, prepared, checkpoint))
 
 
 @contextmanager
@@ -109,7 +136,8 @@ def training_run(
         **training_tag(key),
     }
     earlier = interrupted_run(store, experiment, key) if interrupted else None
-    with open_run(store, experiment, run_id=earlier, tags={**own, **(tags or {})}) as run:
+    tags = {**own, **(tags or {})}
+    with open_run(store, experiment, run_id=earlier, tags=tags, data=prepared.manifest) as run:
         yield run
     recipe.remove_resumable(experiment, prepared)
 

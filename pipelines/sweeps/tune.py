@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import uuid
 from dataclasses import dataclass
@@ -19,15 +18,22 @@ from cprfl.errors import DatasetError, SweepError
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared
+from cprfl.progress import say
 from cprfl.reading import read_data
-from pipelines.stages.run import run_prepared
-from pipelines.stages.train import prepare_chain, read_run_id
+from pipelines.request import request_key
+from pipelines.stages.champion import Standing, check_champion, stand_beside_champion
+from pipelines.stages.places import TUNED, begin
+from pipelines.stages.report import write_report
+from pipelines.stages.train import evaluate, prepare_chain, read_run_id, train, training_run
 from pipelines.sweeps.config import SweepConfig, trial_experiment
+from pipelines.tracking.registry import accept_first, register
 from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import Store, open_store
 from pipelines.tracking.sweeps import TrialRuns, log_sweep
+from pipelines.tracking.titles import in_short
 
 BEST, _PARENT_RUN, _TRIAL_RUNS, _SWEEP, _DONE = "best.yaml", "run.json", "trial_runs.json", "sweep.yaml", "done"
+_SWEEPS = "sweeps"  # below outputs/<name>, a folder for each
 
 
 @dataclass(frozen=True)
@@ -37,12 +43,16 @@ class SweepResult:
     Attributes:
         settings: of the winner.
         value: its validation metric.
+        experiment: of the winner; its files lie in ``outputs/<name>/tuned``.
         evaluation: of the winner, trained on all training images, on the test images.
+        standing: beside the champion; none where there was none.
     """
 
     settings: dict[str, Any]
     value: float
+    experiment: Experiment
     evaluation: Evaluation
+    standing: Standing | None
 
 
 def tune(experiment: Experiment, sweep: SweepConfig, *, resume: bool = False) -> SweepResult:
@@ -56,14 +66,35 @@ def tune(experiment: Experiment, sweep: SweepConfig, *, resume: bool = False) ->
     Raises:
         SweepError: where there is nothing to resume, or no trial succeeded.
     """
-    store, manifest = open_store(experiment.output_dir), read_data(experiment)
+    store, manifest = open_store(experiment.output_dir), read_data(experiment.placed(_SWEEPS))
+    check_champion(store, experiment.name)
     settings, value = search(store, experiment, sweep.around(experiment), manifest, resume=resume)
+    say(f"{experiment.name}: best {sweep.metric} {value:.2f} with {in_short(settings)}")
     winner = experiment.changed(settings)
-    print(f"{experiment.name}: best {sweep.metric} {value:.2f} with {settings}", file=sys.stderr)
-    prepared = prepare_chain(store, winner, manifest, needs=[TEST])
-    evaluation = run_prepared(store, winner, prepared, registered=True, tags={"sweep": "winner"})
+    evaluation, standing = _train_winner(store, winner, manifest, _newest(experiment))
     mark_winner_trained(experiment)
-    return SweepResult(settings, value, evaluation)
+    return SweepResult(settings, value, winner.placed(TUNED), evaluation, standing)
+
+
+def _train_winner(
+    store: Store, experiment: Experiment, manifest: Manifest, sweep: Path
+) -> tuple[Evaluation, Standing | None]:
+    """Train, test and register the winner in a place of its own, and compare it with the champion.
+
+    The model that is in ``outputs/<name>`` stays there, and the champion stays the champion, unless there is none.
+    """
+    tuned, asked = experiment.placed(TUNED), experiment.placed(f"{_SWEEPS}/{sweep.name}")
+    prepared = prepare_chain(store, asked, manifest, needs=[TEST])
+    begin(tuned, prepared, asked.folder)
+    with training_run(store, tuned, prepared, {"sweep": "winner"}) as run:
+        checkpoint = train(tuned, prepared, run)
+        evaluation = evaluate(tuned, prepared, checkpoint, run)
+        standing = stand_beside_champion(store, tuned, prepared, run)
+        version = register(tuned, prepared, checkpoint)
+        accept_first(store, tuned.name, version, request_key(tuned, prepared))
+        say(f"registered {tuned.name}, version {version}")
+        write_report(tuned, prepared, run)
+    return evaluation, standing
 
 
 def mark_winner_trained(experiment: Experiment) -> None:
@@ -94,13 +125,15 @@ def search(
         best = yaml.safe_load((folder / BEST).read_text())
         return best["settings"], best["value"]
     # Once, before the trials; also what only the winner will need, which would be missed after them.
-    prepared = prepare_chain(store, trial_experiment(experiment, sweep, {}), manifest, needs=[TEST])
+    tried = trial_experiment(experiment, sweep, {}).placed(f"{_SWEEPS}/{folder.name}")
+    prepared = prepare_chain(store, tried, manifest, needs=[TEST])
     parts = _folds(prepared, sweep.folds, experiment.seed, folder) if sweep.folds else [prepared]
     earlier = read_run_id(folder / _PARENT_RUN)
     with open_run(store, experiment, run_id=earlier, tags={"sweep": folder.name}, own_metrics=False) as run:
         write_json(folder / _PARENT_RUN, {"run_id": run.id})
         run.log_json(sweep.model_dump(mode="json", exclude_none=True), "sweep.yaml")
         runs = TrialRuns(run, folder / _TRIAL_RUNS)
+        runs.name_sweep(sweep.trials)
         runs.flush()
         from pipelines.sweeps.tuner import run_trials  # Ray, which takes seconds to import
 
@@ -109,12 +142,12 @@ def search(
             raise SweepError(f"{folder}: no trial succeeded; MLflow has the error of each (tag error)")
         best = results.get_best_result(sweep.metric, "max", scope="last")
         settings, value = dict(best.config or {}), float((best.metrics or {})[sweep.metric])
-        tried = [
+        trials = [
             (dict(result.config), float(result.metrics[sweep.metric]))
             for result in results
             if result.metrics and result.config and sweep.metric in result.metrics
         ]
-        log_sweep(sweep.metric, tried, settings, value)
+        log_sweep(sweep.metric, trials, settings, value)
         with write_aside(folder / BEST) as aside:
             aside.write_text(yaml.safe_dump({"settings": settings, "value": value}))
     return settings, value
@@ -139,12 +172,12 @@ def _folds(prepared: Prepared, folds: int, seed: int, folder: Path) -> list[Prep
 
 
 def _newest(experiment: Experiment) -> Path:
-    return max((experiment.folder / "sweeps").glob("*"))
+    return max((experiment.folder / _SWEEPS).glob("*/"))
 
 
 def _newest_open(experiment: Experiment) -> Path | None:
     """The folder of the newest sweep, if trials of it were started and its winner is not trained."""
-    newest = max((experiment.folder / "sweeps").glob("*"), default=None)
+    newest = max((experiment.folder / _SWEEPS).glob("*/"), default=None)
     started = newest is not None and (newest / "tune" / "tuner.pkl").exists() and not (newest / _DONE).exists()
     return newest if started else None
 
@@ -159,7 +192,7 @@ def _sweep_text(experiment: Experiment, sweep: SweepConfig) -> str:
 
 def _folder(experiment: Experiment, sweep: SweepConfig, resume: bool) -> Path:
     """A new sweep's folder, or the newest one's that is not done."""
-    root = experiment.folder / "sweeps"
+    root = experiment.folder / _SWEEPS
     if not resume:
         folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
         folder.mkdir(parents=True)

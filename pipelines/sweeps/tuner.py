@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ray import tune as ray_tune
 
 from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared
+from cprfl.progress import say, span
 from pipelines.cluster.abandoned import abandoned_workers_freed
 from pipelines.cluster.connection import connect
 from pipelines.cluster.shared import check_shared
@@ -21,6 +22,9 @@ from pipelines.sweeps.config import SweepConfig
 from pipelines.sweeps.search import scheduler, searcher, space
 from pipelines.sweeps.trials import train_trial
 from pipelines.tracking.sweeps import TrialRuns
+from pipelines.tracking.titles import in_short
+
+_SECONDS_BETWEEN_LINES = 15.0
 
 
 def run_trials(
@@ -31,6 +35,8 @@ def run_trials(
     connect(dashboard=not here)
     check_shared(experiment.folder)
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is raised here
+    runs.name_sweep(sweep.trials)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are told by our callback
     settled = experiment.resources.model_copy(update={"num_workers": 0 if here else experiment.resources.world_size})
     context = {
@@ -64,7 +70,7 @@ def run_trials(
                 callbacks=[FollowTrials(sweep, runs, experiment.epochs)], progress_reporter=None,
             ),
         )  # fmt: skip
-    with nullcontext() if here else abandoned_workers_freed():
+    with nullcontext() if here else abandoned_workers_freed(), runs.killed_with_the_sweep():
         results = tuner.fit()
     for result in results:
         if result.error is not None:  # which the callback is not told
@@ -93,39 +99,65 @@ def _resources_per_trial(sweep: SweepConfig, here: bool, gpu: str) -> ray_tune.P
 
 
 class FollowTrials(ray_tune.Callback):
-    """A child run in MLflow and a line on stderr for each trial."""
+    """A child run in MLflow and lines on stderr for each trial."""
 
     def __init__(self, sweep: SweepConfig, runs: TrialRuns, epochs: int) -> None:
         self.sweep, self.runs, self.epochs = sweep, runs, epochs
+        self.said, self.start, self.done = time.monotonic(), time.monotonic(), 0
+        self.best: tuple[float, str] | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Open the trial's run."""
+        """Open the trial's run and say what it tries."""
+        known = trial.trial_id in self.runs.runs
         self.runs.start(trial.trial_id, trial.config)
+        if not known:
+            self._say(trials, trial, in_short(trial.config))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Log an epoch's metrics."""
+        """Log an epoch's metrics, and say now and then how far the trial is."""
         metrics = {name: value for name, value in result.items() if name.startswith(("train/", "val/"))}
         if self.sweep.scheduler == "pbt":  # its settings change
             numbers = {name: value for name, value in trial.config.items() if isinstance(value, int | float)}
             metrics |= {f"settings/{name}": value for name, value in numbers.items()}
         self.runs.log(trial.trial_id, metrics, int(result["epoch"]))
+        if time.monotonic() - self.said > _SECONDS_BETWEEN_LINES:
+            found = result.get(self.sweep.metric)
+            reached = f", {self.sweep.metric} {found:.2f}" if found is not None else ""
+            self._say(trials, trial, f"epoch {result['epoch']} of {self._whole(trial)}{reached}{self._standing()}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the trial's run and say what came of it."""
-        last = trial.last_result
-        whole = int(trial.config.get("train.epochs", self.epochs)) * (self.sweep.folds or 1)
-        pruned = int(last["epoch"]) < whole
+        last, metric = trial.last_result, self.sweep.metric
+        pruned = int(last["epoch"]) < self._whole(trial)
         self.runs.end(trial.trial_id, "FINISHED", {"pruned": str(pruned).lower()})
+        self.done += 1
+        self.best = max(self.best or (-1.0, ""), (last[metric], self._number(trials, trial)))
         stopped = f", stopped after epoch {last['epoch']}" if pruned else ""
-        metric = self.sweep.metric
-        self._say(trials, f": {metric} {last[metric]:.2f}{stopped}  {trial.config}")
+        self._say(trials, trial, f"{metric} {last[metric]:.2f}{stopped}{self._standing()}{self._left()}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the trial's run; why it failed is known at the end."""
         self.runs.end(trial.trial_id, "FAILED", {})
-        self._say(trials, f" failed  {trial.config}")
+        self.done += 1
+        self._say(trials, trial, f"failed; {in_short(trial.config)}")
 
-    def _say(self, trials: list[Any], what: str) -> None:
-        print(f"trial {len(trials)} of {self.sweep.trials}{what}", file=sys.stderr, flush=True)
+    def _whole(self, trial: Any) -> int:
+        """Epochs of a trial that nothing stops."""
+        return int(trial.config.get("train.epochs", self.epochs)) * (self.sweep.folds or 1)
+
+    def _number(self, trials: list[Any], trial: Any) -> str:
+        return str(trials.index(trial) + 1)
+
+    def _standing(self) -> str:
+        return f"; best so far {self.best[0]:.2f} (trial {self.best[1]})" if self.best else ""
+
+    def _left(self) -> str:
+        """Time that the trials left will take, if they take as long as those that ended."""
+        left = self.sweep.trials - self.done
+        return f"; {span((time.monotonic() - self.start) / self.done * left)} left" if left > 0 else ""
+
+    def _say(self, trials: list[Any], trial: Any, what: str) -> None:
+        self.said = time.monotonic()
+        say(f"trial {self._number(trials, trial)} of {self.sweep.trials}: {what}")

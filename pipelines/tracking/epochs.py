@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from mlflow.exceptions import MlflowException
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cprfl.progress import Meter
 from pipelines.background import in_background
 from pipelines.tracking.sink import MetricsSink
 from pipelines.tracking.store import answers, client
 
-_SECONDS_BETWEEN_LINES = 15
-
 
 @contextmanager
 def follow_epochs(sink: MetricsSink, epochs: int, what: str) -> Iterator[None]:
-    """Show a training's progress on stderr while the block runs."""
+    """Show a training's progress on stderr while the block runs, its last epoch included."""
     with in_background(partial(_follow, sink, epochs, what)):
         yield
 
 
 def _follow(sink: MetricsSink, epochs: int, what: str, stop: threading.Event) -> None:
-    terminal = sys.stderr.isatty()
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f} epochs"),
-        TimeElapsedColumn(), TextColumn("{task.fields[loss]}"),
-        console=Console(stderr=True), disable=not terminal, transient=True,
-    ) as bar:  # fmt: skip
-        task = bar.add_task(what, total=epochs, loss="")
-        shown, last_line = 0, time.monotonic()
-        while not stop.wait(1.0):
+    """Look once a second, and once more when the training has ended.
+
+    A bar stands from the first epoch to the last one: what is done on folds before and after has bars of its own.
+    """
+    ended, shown = False, 0
+    with Meter(what, epochs, "epoch") as meter:
+        while not ended and shown < epochs:
+            ended = stop.wait(1.0)
             history = _history(sink)
-            if not history:
-                continue
-            latest = max(history, key=lambda metric: metric.step)
-            bar.update(task, completed=latest.step, loss=f"loss {latest.value:.4f}")
-            if not terminal and latest.step > shown and time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
-                print(f"{what}: epoch {latest.step}/{epochs}, loss {latest.value:.4f}", file=sys.stderr, flush=True)
-                shown, last_line = latest.step, time.monotonic()
+            if history and (latest := max(history, key=lambda metric: metric.step)).step != shown:
+                shown = latest.step
+                meter.show(shown, f"loss {latest.value:.4f}")
 
 
 def _history(sink: MetricsSink) -> list[Any]:

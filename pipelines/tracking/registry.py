@@ -29,7 +29,8 @@ from cprfl.training.checkpoint import load_info
 from pipelines.tracking.store import Store, client, mlflow_mistakes, without_password
 
 CHAMPION = "champion"
-_KEY, _DECISION, _REASON, _PREVIOUS = "cprfl.request", "decision", "reason", "previous_champion"
+_KEY, DECISION, _REASON, _PREVIOUS = "cprfl.request", "decision", "reason", "previous_champion"
+VERSION = "cprfl.version"  # of a run: what it became
 _REQUIREMENTS = (
     "torch", "torchvision", "open_clip_torch", "timm", "safetensors", "numpy", "pillow", "pyarrow", "msgspec",
     "scikit-learn", "scipy", "pydantic", "omegaconf", "pandas", "xxhash", "boto3", "fsspec", "pyyaml", "mlflow",
@@ -82,7 +83,9 @@ def register(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> st
             input_example=pd.DataFrame({"image": [picture.getvalue()]}),
             registered_model_name=experiment.name,
         )
-    return str(logged.registered_model_version)
+    registered = str(logged.registered_model_version)
+    mlflow.set_tag(VERSION, f"{experiment.name}/{registered}")
+    return registered
 
 
 def load(model: str) -> Any:
@@ -123,17 +126,25 @@ def fetch(store: Store, name: str, version: str, folder: Path) -> RegisteredMode
     return RegisteredModel(version, data / pyfunc.CHECKPOINT, data / pyfunc.ENCODER)
 
 
+def version_of_run(store: Store, name: str, run_id: str) -> str | None:
+    """The version that a run was registered as, if it was and is still there."""
+    with mlflow_mistakes(store.uri):
+        found = client().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+    return str(found[0].version) if found else None
+
+
 def judged_version(store: Store, name: str, key: str) -> str | None:
     """The version that was trained for this request and judged, if there is one."""
     with mlflow_mistakes(store.uri):
         found = client().search_model_versions(f"name = '{name}' and tags.`{_KEY}` = '{key}'")
-    return next((str(version.version) for version in found if _DECISION in version.tags), None)
+    return next((str(version.version) for version in found if DECISION in version.tags), None)
 
 
 def accept_first(store: Store, name: str, version: str, key: str) -> None:
     """Make the version champion if there is none; it is not compared with anything otherwise."""
     if champion(store, name) is None:
         promote(store, name, version, key, "the first version")
+        mlflow.set_tags({DECISION: "promoted", _REASON: "the first version"})
     else:
         _tag(store, name, version, {_KEY: key})
 
@@ -148,12 +159,12 @@ def promote(store: Store, name: str, version: str, key: str, reason: str) -> Non
     _tag(store, name, version, {_KEY: key, _REASON: reason} | ({_PREVIOUS: previous} if previous else {}))
     with mlflow_mistakes(store.uri):
         client().set_registered_model_alias(name, CHAMPION, version)
-    _tag(store, name, version, {_DECISION: "promoted"})
+    _tag(store, name, version, {DECISION: "promoted"})
 
 
 def reject(store: Store, name: str, version: str, key: str, reason: str) -> None:
     """Write down that the version did not become the champion, and why."""
-    _tag(store, name, version, {_KEY: key, _REASON: reason, _DECISION: "kept the champion"})
+    _tag(store, name, version, {_KEY: key, _REASON: reason, DECISION: "kept the champion"})
 
 
 def rollback(store: Store, name: str) -> tuple[str, str]:
@@ -179,7 +190,9 @@ def rollback(store: Store, name: str) -> tuple[str, str]:
                 f"alias {CHAMPION} on another version in `cprfl ui`"
             )
         client().set_registered_model_alias(name, CHAMPION, previous)
-    _tag(store, name, present, {_DECISION: f"rolled back to version {previous}"})
+        described = client().get_model_version(name, present).description or ""
+        client().update_model_version(name, present, f"{described}\n\nrolled back to version {previous}".strip())
+    _tag(store, name, present, {DECISION: f"rolled back to version {previous}"})
     return present, previous
 
 

@@ -15,11 +15,19 @@ import mlflow
 import psutil
 from mlflow.exceptions import MlflowException
 
-from cprfl.config import flatten
+from cprfl.data.manifest import TEST, Manifest
+from cprfl.errors import UserError
+from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
+from cprfl.progress import standing
+from pipelines.tracking.classes import is_of_a_class, log_class_metrics, log_class_table
+from pipelines.tracking.datasets import log_data_set
 from pipelines.tracking.names import mlflow_names
+from pipelines.tracking.notes import DIFFERS, FAILURE, SWEEP_RUN, describe
+from pipelines.tracking.registry import VERSION
 from pipelines.tracking.sink import MetricsSink
-from pipelines.tracking.store import Store, client, mlflow_mistakes, without_password
+from pipelines.tracking.store import MACHINE_LEARNING, Store, client, mlflow_mistakes, ui_address
+from pipelines.tracking.titles import KIND, difference, parameters, title
 
 _PROCESS, _HOST, _KEY = "cprfl.process", "cprfl.host", "cprfl.training_key"
 
@@ -37,13 +45,21 @@ class Run:
     sink: MetricsSink
 
     def log_results(self, metrics: dict[str, float], *artifacts: Path) -> None:
-        """Log metrics that come once, and files or folders."""
-        mlflow.log_metrics(mlflow_names(metrics))
+        """Log metrics that come once, and files or folders; those of single classes have a run of their own below."""
+        single = {name: value for name, value in metrics.items() if is_of_a_class(name)}
+        mlflow.log_metrics(mlflow_names({name: value for name, value in metrics.items() if name not in single}))
+        if single:
+            log_class_metrics(self.id, single)
         for artifact in artifacts:
             if artifact.is_dir():
                 mlflow.log_artifacts(str(artifact), artifact.name)
             else:
                 mlflow.log_artifact(str(artifact))
+
+    def log_evaluation(self, evaluation: Evaluation, manifest: Manifest, *artifacts: Path) -> None:
+        """Log test metrics with a table of the classes, and files."""
+        self.log_results(evaluation.prefixed(TEST), *artifacts)
+        log_class_table(self.id, manifest, evaluation.metrics)
 
     def log_json(self, values: dict[str, Any], artifact: str) -> None:
         """Log values as a JSON or YAML artifact."""
@@ -60,12 +76,21 @@ def open_run(
     experiment: Experiment,
     *,
     run_id: str | None = None,
+    name: str | None = None,
     tags: dict[str, str] | None = None,
     own_metrics: bool = True,
+    data: Manifest | None = None,
 ) -> Iterator[Run]:
-    """A run that ends FINISHED, or FAILED where the block raises.
+    """A run that ends FINISHED, FAILED where the block raises, or KILLED where the user stops it; it is described then.
 
-    ``run_id`` goes on with an earlier one; ``own_metrics`` records what this machine does meanwhile.
+    Args:
+        store: of the run.
+        experiment: what runs.
+        run_id: of an earlier run to go on with.
+        name: of a new run; what differs from the champion's settings unless given.
+        tags: of the run.
+        own_metrics: whether to record what this machine does meanwhile.
+        data: the run's images.
 
     Raises:
         TrackingError: where the server is gone when results are due, or the run was deleted.
@@ -74,18 +99,58 @@ def open_run(
     mlflow.set_system_metrics_sampling_interval(5)
     with mlflow_mistakes(store.uri):
         close_orphans(experiment_id)
-        with mlflow.start_run(
-            run_id=run_id, experiment_id=experiment_id, run_name=experiment.name, log_system_metrics=own_metrics
-        ) as active:
-            mlflow.set_tags({**process_tags(), **_source_tags(), "protocol": experiment.protocol, **(tags or {})})
+        own = {**process_tags(), **_source_tags(), "protocol": experiment.protocol, **(tags or {})}
+        if run_id is None:
+            found = difference(store, experiment, own.get("dataset_digest"))
+            name = name or title(experiment, store.family or experiment.name, found)
+            own |= {DIFFERS: found.as_tag()} | _sweep_tag(experiment_id, own)
+        with (
+            mlflow.start_run(
+                run_id=run_id, experiment_id=experiment_id, run_name=name, log_system_metrics=own_metrics
+            ) as active,
+            _described(active.info.run_id),
+        ):  # fmt: skip
+            mlflow.set_tags({key: value[:5000] for key, value in own.items()})
             if run_id is None:  # what an earlier run was made with stands there
-                settings = experiment.model_dump(mode="json", exclude={"variants"})
-                mlflow.log_params(mlflow_names(flatten(settings)))
-                mlflow.log_dict(settings, "experiment.yaml")
+                mlflow.log_params(parameters(experiment))
+                mlflow.log_dict(experiment.model_dump(mode="json", exclude={"variants"}), "experiment.yaml")
+                if data is not None:
+                    log_data_set(experiment, data)
             run = Run(active.info.run_id, metrics_sink(store, experiment, active.info.run_id))
             run.sink.flush()
             yield run
             run.sink.flush()
+
+
+@contextmanager
+def _described(run_id: str) -> Iterator[None]:
+    """Write down what came of a run, why it failed, or that it was stopped."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        mlflow.set_tag(FAILURE, f"stopped {standing()}".strip())
+        describe(run_id)
+        mlflow.end_run("KILLED")
+        raise
+    except UserError as error:
+        mlflow.set_tag(FAILURE, f"failed: {str(error).splitlines()[0]}"[:5000])
+        describe(run_id)
+        raise
+    tags = client().get_run(run_id).data.tags
+    if FAILURE in tags:  # of an earlier attempt
+        client().delete_tag(run_id, FAILURE)
+    text = describe(run_id)
+    if VERSION in tags:
+        registered, _, version = tags[VERSION].rpartition("/")
+        client().update_model_version(registered, version, text)
+
+
+def _sweep_tag(experiment_id: str, tags: dict[str, str]) -> dict[str, str]:
+    """The run of the sweep that a winner came from: the newest."""
+    if tags.get("sweep") != "winner":
+        return {}
+    found = client().search_runs([experiment_id], f"tags.`{KIND}` = 'sweep'", max_results=1)
+    return {SWEEP_RUN: found[0].info.run_id} if found else {}
 
 
 def close_orphans(experiment_id: str) -> None:
@@ -134,11 +199,14 @@ def has_tags(store: Store, run_id: str, tags: dict[str, str]) -> bool:
 
 def run_url(store: Store, run_id: str) -> str:
     """Where a browser finds a run: on the server, or on the one that `cprfl ui` starts for a store in a file."""
-    server = store.uri.rstrip("/") if store.uri.startswith(("http://", "https://")) else "http://127.0.0.1:5000"
-    scheme, _, address = server.partition("://")
     with mlflow_mistakes(store.uri):
         found = client().get_run(run_id).info
-    return f"{scheme}://{without_password(address)}/#/experiments/{found.experiment_id}/runs/{run_id}"
+    return f"{ui_address(store.uri)}/#/experiments/{found.experiment_id}/runs/{run_id}?{MACHINE_LEARNING}"
+
+
+def experiment_url(store: Store, name: str) -> str:
+    """Where a browser finds the runs of an experiment, likewise."""
+    return f"{ui_address(store.uri)}/#/experiments/{store.experiment_id(name)}/runs?{MACHINE_LEARNING}"
 
 
 def _source_tags() -> dict[str, str]:

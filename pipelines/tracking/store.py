@@ -9,7 +9,7 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -19,6 +19,10 @@ from mlflow.exceptions import MlflowException
 
 from cprfl.errors import TrackingError
 
+MACHINE_LEARNING = "workflowType=machine_learning"
+"""Of an address in MLflow's UI: without it, and without the experiment's kind, it shows a page for language models."""
+
+_KIND, _OURS = "mlflow.experimentKind", "custom_model_development"
 _ARTIFACTS = "mlflow/artifacts"  # of a store in a file, under output_dir
 _PLACES = {  # where MLflow's database says where files lie
     "experiments": ["artifact_location"],
@@ -35,18 +39,25 @@ class Store:
     Attributes:
         uri: without name and password.
         artifact_root: where the artifacts of new experiments go; the server's own place where there is one.
+        family: name of the MLflow experiment that takes all runs; each experiment has its own unless given.
     """
 
     uri: str
     artifact_root: str | None
+    family: str | None = None
     _experiments: dict[str, str] = field(default_factory=dict)
 
+    def of_family(self, name: str) -> Store:
+        """This store with all runs in the MLflow experiment of this name: variants stand beside what they vary."""
+        return replace(self, family=name)
+
     def experiment_id(self, name: str) -> str:
-        """The id of the MLflow experiment of this name, made if there is none.
+        """The id of the MLflow experiment for an experiment of this name, made if there is none.
 
         Raises:
             TrackingError: where it was deleted in MLflow.
         """
+        name = self.family or name
         if name not in self._experiments:
             with mlflow_mistakes(self.uri):
                 found = mlflow.get_experiment_by_name(name)
@@ -56,6 +67,8 @@ class Store:
                         f"--experiment-id {found.experiment_id}` (MLFLOW_TRACKING_URI={self.uri}), or give another name"
                     )
                 made = found.experiment_id if found else mlflow.create_experiment(name, self.artifact_root)
+                if found is None or _KIND not in found.tags:
+                    client().set_experiment_tag(str(made), _KIND, _OURS)  # or it opens on a page for language models
                 self._experiments[name] = str(made)
         return self._experiments[name]
 
@@ -212,6 +225,14 @@ def unreachable(uri: str, what: str) -> TrackingError:
         f"MLFLOW_TRACKING_URI: the MLflow server at {without_password(uri)} {what}; nothing is lost: when it is back, "
         "the same command (a sweep with --resume) goes on where it stopped and sends what was kept"
     )
+
+
+def ui_address(uri: str, port: int = 5000) -> str:
+    """Where a browser finds the UI: the server's, or the one that `cprfl ui` starts for a store in a file."""
+    if not uri.startswith(("http://", "https://")):
+        return f"http://127.0.0.1:{port}"
+    scheme, _, address = uri.rstrip("/").partition("://")
+    return f"{scheme}://{without_password(address)}"
 
 
 def without_password(uri: str) -> str:

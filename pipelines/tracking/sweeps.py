@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.visualization.matplotlib import plot_parallel_coordinate, plot_param_importances
 
 from cprfl.data.files import write_json
+from pipelines.tracking.notes import NOTE, escaped, link_to_run
 from pipelines.tracking.runs import Run, process_tags
 from pipelines.tracking.sink import MetricsSink
 from pipelines.tracking.store import client
-
-_PARENT = "mlflow.parentRunId"
+from pipelines.tracking.titles import KIND, PARENT, in_short
 
 
 class TrialRuns:
@@ -31,6 +33,11 @@ class TrialRuns:
 
     def __init__(self, run: Run, record: Path) -> None:
         self.uri, self.parent, self.record = run.sink.tracking_uri, run.id, record
+
+    def name_sweep(self, trials: int) -> None:
+        """Give the sweep's own run a name that says what it is."""
+        client().update_run(self.parent, name=f"sweep ({trials} trials)")
+        client().set_tag(self.parent, KIND, "sweep")
 
     @property
     def runs(self) -> dict[str, str]:
@@ -46,12 +53,24 @@ class TrialRuns:
                 client().set_tag(runs[trial], name, value)
             return
         parent = client().get_run(self.parent)
-        tags = {**process_tags(), _PARENT: self.parent, "trial": trial}
-        tags["mlflow.runName"] = f"{parent.info.run_name}-{trial}"
+        tags = {**process_tags(), PARENT: self.parent, KIND: "trial", "trial": trial}
+        tags["mlflow.runName"] = f"trial {len(runs) + 1}"
+        tags[NOTE] = f"trial {len(runs) + 1} of {link_to_run(parent)}: {escaped(in_short(settings))}"
         run = client().create_run(parent.info.experiment_id, tags=tags)
         write_json(self.record, {**runs, trial: run.info.run_id})
         for name, value in settings.items():
             client().log_param(run.info.run_id, name, value)
+
+    @contextmanager
+    def killed_with_the_sweep(self) -> Iterator[None]:
+        """Close the runs of unfinished trials where the user stops the sweep in the block; it goes on with them."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            for run_id in self.runs.values():
+                if client().get_run(run_id).info.status == "RUNNING":
+                    client().set_terminated(run_id, "KILLED")
+            raise
 
     def flush(self) -> None:
         """Send what an earlier process could not."""

@@ -1,0 +1,103 @@
+"""A trained model as a person wants to see it: `ModelReport`, and how it is found out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from cprfl.evaluation.intervals import Bootstrap
+from cprfl.evaluation.reliability import calibration_error, reliability
+from cprfl.report.checks import Check, Seen
+from cprfl.report.class_facts import ClassFacts, class_facts
+from cprfl.report.image_findings import ImageFindings, image_findings
+from cprfl.report.images_of_class import ImagesOfClass, how_many, images_of_class
+from cprfl.report.model_checks import model_checks
+from cprfl.report.results import Results
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """One group of classes, or all of them.
+
+    Attributes:
+        name: ``total``, ``head``, ``medium`` or ``tail``.
+        classes: that it has.
+        f1: mean of its classes' F1 at the model's thresholds, a fraction; none where no image shows one of them.
+        f1_half: likewise at 0.5.
+        reliability: of all its classes' probabilities, as `cprfl.evaluation.reliability` gives it.
+    """
+
+    name: str
+    classes: int
+    f1: float | None
+    f1_half: float | None
+    reliability: list[dict[str, float | int]]
+
+    @property
+    def ece(self) -> float | None:
+        """Expected calibration error, percent; none where nothing is known of its classes."""
+        return calibration_error(self.reliability) if self.reliability else None
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """What there is to know of a model.
+
+    Attributes:
+        results: what it was made from.
+        intervals: mAP of it (`MODEL`) and of what it is compared with, in resamples of the test images.
+        checks: what spoils its results, or does not.
+        groups: the whole and the groups that have classes.
+        classes: what it does with each class.
+        images: which test images show that, of each class.
+        findings: what it tells of the images themselves.
+    """
+
+    results: Results
+    intervals: Bootstrap
+    checks: tuple[Check, ...]
+    groups: list[GroupFacts]
+    classes: list[ClassFacts]
+    images: list[ImagesOfClass]
+    findings: ImageFindings
+
+    @property
+    def baselines(self) -> tuple[str, ...]:
+        """Names of the models that it is compared with."""
+        return self.intervals.models[1:]
+
+    @property
+    def ordered(self) -> list[ClassFacts]:
+        """The classes, that of the lowest AP first; those that no test image shows come last."""
+        return sorted(self.classes, key=lambda facts: (facts.ap is None, facts.ap or 0))
+
+
+def model_report(results: Results) -> ModelReport:
+    """Find out what there is to know of a model."""
+    seen = Seen(results)
+    targets_NC, probability_NC, intervals = seen.targets_NC, seen.probability_NC, seen.precision
+    classes = class_facts(seen)
+    count = how_many(len(classes))
+    images = [
+        images_of_class(targets_NC[:, label], probability_NC[:, label], threshold, count)
+        for label, threshold in enumerate(results.decisions.threshold_C)
+    ]
+    tables = reliability(probability_NC, targets_NC, seen.groups)
+    found = [
+        GroupFacts(
+            name,
+            len(own),
+            _mean(classes[label].chosen.f1 for label in own),
+            _mean(classes[label].half.f1 for label in own),
+            tables.get(name, []),
+        )
+        for name, own in intervals.groups.items()
+    ]
+    return ModelReport(results, intervals, model_checks(results), found, classes, images, image_findings(results))
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    there = [value for value in values if value is not None]
+    return float(np.mean(there)) if there else None

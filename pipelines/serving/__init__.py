@@ -1,0 +1,1 @@
+"""A trained model behind HTTP: requests are limited, read, batched and answered while the champion may change."""

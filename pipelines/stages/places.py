@@ -1,0 +1,91 @@
+"""Where models lie below ``outputs/<name>``, and how one takes the place of another.
+
+The model of an experiment lies in ``outputs/<name>`` itself. One that may replace it is made in a folder of its own
+below, with everything that is said about it, and moves as a whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from cprfl.data.files import write_json
+from cprfl.experiment import Experiment
+from cprfl.inference.scoring import EVALUATION, PREDICTIONS
+from cprfl.preparation import BAD_IMAGES, CHECKPOINT, MANIFEST, PREPARED, Prepared
+from cprfl.reading import SAME_CONTENT
+from cprfl.report.results import BASELINES
+
+CHALLENGER, TUNED, RETRAINING = "challenger", "tuned", "retraining"
+"""Places below ``outputs/<name>``: of a retraining's model, of a sweep's winner, of what a retraining was asked for."""
+
+COMPARISON = "comparison.json"
+RESULTS = (EVALUATION, PREDICTIONS, BASELINES, COMPARISON, "report.html", "long_tail.png", "run.json")
+"""What is said about a checkpoint, and is wrong beside another one."""
+
+_OF_A_MODEL = (*RESULTS, MANIFEST, PREPARED, BAD_IMAGES, SAME_CONTENT, CHECKPOINT)
+_UNFINISHED = ("training", "unsent")  # of trainings that may still go on, whatever becomes of the model beside them
+_LEAVING, _ARRIVING = ".leaving", ".arriving"
+
+
+def forget_results(experiment: Experiment) -> None:
+    """Remove what is said about the checkpoint in the experiment's folder: another one is about to lie there."""
+    _remove(experiment.folder, RESULTS)
+
+
+def begin(experiment: Experiment, prepared: Prepared, asked: Path) -> None:
+    """Make the folder of a model that is about to be trained: its data, and nothing of the model before.
+
+    Args:
+        experiment: with the model's place.
+        prepared: its data.
+        asked: folder in which they were prepared.
+    """
+    folder = experiment.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    _remove(folder, [path.name for path in folder.iterdir() if path.name not in _UNFINISHED])
+    prepared.manifest.write(folder / MANIFEST)
+    write_json(folder / PREPARED, prepared.record | {"metrics": prepared.metrics})
+    for name in (BAD_IMAGES, SAME_CONTENT):
+        if (asked / name).exists():
+            shutil.copy(asked / name, folder / name)
+
+
+def adopt(experiment: Experiment) -> None:
+    """Make a placed model that of ``outputs/<name>``, in place of the one that is there.
+
+    It leaves its folder by one renaming. Whatever interrupts what follows, `finish_adoption` does the rest; until then
+    no file lies beside a checkpoint that it is not of.
+    """
+    experiment.folder.rename(experiment.placed("").folder / _LEAVING)
+    finish_adoption(experiment)
+
+
+def finish_adoption(experiment: Experiment) -> None:
+    """Do what is left of an adoption that was interrupted; nothing where none was."""
+    home = experiment.placed("").folder
+    leaving, arriving = home / _LEAVING, home / _ARRIVING
+    if leaving.exists():
+        for name in _UNFINISHED:
+            _put_back(leaving / name, home / CHALLENGER / name)
+        _remove(home, [*_OF_A_MODEL, *(path.name for path in leaving.iterdir())])
+        leaving.rename(arriving)
+    if arriving.exists():
+        for path in sorted(arriving.iterdir(), key=lambda path: path.name != CHECKPOINT):
+            path.rename(home / path.name)
+        arriving.rmdir()
+
+
+def _put_back(source: Path, target: Path) -> None:
+    if source.exists():
+        target.parent.mkdir(exist_ok=True)
+        source.rename(target)
+
+
+def _remove(folder: Path, names: tuple[str, ...] | list[str]) -> None:
+    for name in names:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+"""A model's files lie together: one takes the place of another whole, and whatever interrupts it is mended."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cprfl.experiment import Experiment, load
+from pipelines.stages import places
+from pipelines.stages.places import CHALLENGER, adopt, finish_adoption, forget_results
+
+ROOT = Path(__file__).parent.parent
+KEPT = {"notes.txt": "mine", "sweeps/one/best.yaml": "found", "retraining/request.json": "asked"}
+OLD = {"checkpoint/weights": "old", "evaluation.json": "old", "baselines/champion.parquet": "old",
+       "bad_images.csv": "old", "report.html": "old", "checkpoint/tower": "old"}  # fmt: skip
+NEW = {"checkpoint/weights": "new", "evaluation.json": "new", "baselines/linear.parquet": "new", "card.md": "new"}
+GOING_ON = {"training/0123/epoch": "half", "unsent/abc.jsonl": "line"}
+
+
+class KilledError(Exception):
+    """The process ends here."""
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def challenger(tmp_path: Path) -> Experiment:
+    experiment = load(ROOT / "configs" / "demo.yaml", [f"output_dir={tmp_path}"])
+    write(experiment.folder, OLD | KEPT)
+    challenger = experiment.placed(CHALLENGER)
+    write(challenger.folder, NEW | GOING_ON)
+    return challenger
+
+
+def adopted() -> dict[str, str]:
+    """Of the model that was there only what everybody shares is left."""
+    return NEW | KEPT | {f"{CHALLENGER}/{name}": text for name, text in GOING_ON.items()}
+
+
+def test_a_challenger_moves_as_a_whole(challenger: Experiment) -> None:
+    adopt(challenger)
+    assert files_of(challenger.placed("").folder) == adopted()
+
+
+@pytest.mark.parametrize("step", range(36))
+def test_whatever_interrupts_it_the_next_start_does_the_rest(
+    challenger: Experiment, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, done = challenger.placed("").folder, []
+
+    def killed_at(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any, **named: Any) -> Any:
+            if len(done) == step:
+                raise KilledError
+            done.append(function)
+            return function(*words, **named)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        for holder, name in [(Path, "rename"), (Path, "unlink"), (Path, "rmdir"), (shutil, "rmtree")]:
+            patched.setattr(holder, name, killed_at(getattr(holder, name)))
+        try:
+            adopt(challenger)
+        except KilledError:
+            pass
+        else:
+            assert step > 20
+    there = files_of(home)
+    said = {there[name] for name in ("checkpoint/weights", "evaluation.json", "report.html") if name in there}
+    assert len(said) <= 1, "results beside a checkpoint that they are not of"
+    if step == 0:
+        assert there == OLD | KEPT | {f"{CHALLENGER}/{name}": text for name, text in (NEW | GOING_ON).items()}
+        adopt(challenger)  # it had not left: the retraining does it
+    finish_adoption(challenger)
+    assert files_of(home) == adopted()
+
+
+def test_nothing_is_mended_where_nothing_was_interrupted(challenger: Experiment) -> None:
+    before = files_of(challenger.placed("").folder)
+    finish_adoption(challenger)
+    assert files_of(challenger.placed("").folder) == before
+
+
+def test_results_are_forgotten_and_nothing_else(challenger: Experiment) -> None:
+    forget_results(challenger.placed(""))
+    left = files_of(challenger.placed("").folder)
+    assert {"evaluation.json", "report.html", "baselines/champion.parquet"} <= OLD.keys() - left.keys()
+    assert {"checkpoint/weights", "bad_images.csv", *KEPT} <= left.keys()
+    assert set(places.RESULTS) & left.keys() == set()
