@@ -15,9 +15,9 @@ from dagster import AssetKey, DagsterInstance, Definitions
 
 from cprfl.errors import ConfigError
 from cprfl.experiment import load
-from cprfl.report.checks import Check
+from cprfl.report.checks import CODES, Check
 from pipelines.retraining import assets, retrain
-from pipelines.retraining.schedules import CODES, ScheduleConfig, load_schedules
+from pipelines.retraining.schedules import ScheduleConfig, load_schedules
 from pipelines.retraining.server import serve
 from pipelines.stages.check import check as check_model
 from pipelines.tracking import registry

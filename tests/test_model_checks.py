@@ -12,18 +12,13 @@ import pytest
 from cprfl.evaluation.decisions import Decisions
 from cprfl.experiment import Experiment, load
 from cprfl.reading import SAME_CONTENT
-from cprfl.report.checks import Check
+from cprfl.report.checks import CODES, Check, Seen
 from cprfl.report.model_checks import ORDER, model_checks
 from cprfl.report.worst import worst_classes
 from tests.helpers import call
 from tests.made_results import images, made_results
 
 NAMES = ("[bold]cat[/bold]", "dog", "yak", "emu")
-CODES = {
-    "epoch-chosen-on-test", "leak", "near-duplicates", "below-linear-baseline", "below-zero-shot",
-    "class-hidden-by-mean", "overfit", "calibration-off", "thresholds-not-fitted", "threshold-at-edge",
-    "few-test-positives", "classes-without-test-images", "bad-images-skipped", "unknown-labels",
-}  # fmt: skip
 
 
 @pytest.fixture
@@ -44,7 +39,7 @@ def sharp(found: np.ndarray, noise: float = 0.0, seed: int = 0) -> np.ndarray:
 
 def checked(experiment: Experiment, test: np.ndarray, logits: np.ndarray, **more: object) -> dict[str, Check]:
     manifest = images(NAMES, targets(60), test)
-    return by_code(model_checks(made_results(experiment, manifest, logits, **more)))  # type: ignore[arg-type]
+    return by_code(model_checks(Seen(made_results(experiment, manifest, logits, **more))))  # type: ignore[arg-type]
 
 
 def by_code(found: tuple[Check, ...]) -> dict[str, Check]:
@@ -197,4 +192,5 @@ def test_the_command_prints_plainly_and_is_strict_when_asked(
     assert all(code in printed for code in CODES)
     status, printed, _ = call(monkeypatch, capsys, "check", str(small_config), "--strict", "--json")
     assert status == 1
-    assert [one["code"] for one in json.loads(printed)] == [one.code for one in model_checks(results)]
+    assert {one["code"] for one in json.loads(printed)} == set(CODES)
+    assert [one["code"] for one in json.loads(printed)] == [one.code for one in model_checks(Seen(results))]

@@ -10,11 +10,19 @@ import numpy as np
 
 from cprfl.data.long_tail import class_counts, groups
 from cprfl.evaluation.intervals import Bootstrap, bootstrap
+from cprfl.report.image_findings import ImageFindings, image_findings
 from cprfl.report.results import Results
 from cprfl.words import named
 
 Status = Literal["passed", "tip", "issue", "not applicable", "skipped"]
 """``skipped``: it could not be looked at, for a reason that the explanation gives."""
+
+CODES = (
+    "epoch-chosen-on-test", "leak", "near-duplicates", "below-linear-baseline", "below-zero-shot",
+    "class-hidden-by-mean", "overfit", "calibration-off", "thresholds-not-fitted", "threshold-at-edge",
+    "few-test-positives", "classes-without-test-images", "bad-images-skipped", "unknown-labels",
+)  # fmt: skip
+"""Of all checks; Dagster wants to know them before anything is checked."""
 
 MODEL = "this model"
 FEW = 5  # test images that show a class; of fewer, one image more or less moves its AP by a fifth
@@ -69,6 +77,11 @@ class Seen:
     def precision(self) -> Bootstrap:
         """Average precision of the model (`MODEL`) and of the baselines, in resamples of the test images."""
         return bootstrap({MODEL: self.results.logits, **self.results.baselines}, self.targets_NC, self.groups)
+
+    @cached_property
+    def findings(self) -> ImageFindings:
+        """What scores and features tell of the images themselves."""
+        return image_findings(self.results)
 
     def names(self, classes: np.ndarray, count: int = 5) -> str:
         """The first of these classes by name, and how many more there are."""

@@ -13,14 +13,12 @@ from cprfl.data.manifest import TEST
 from cprfl.data.synthetic import SyntheticDataset
 from cprfl.preparation import BAD_IMAGES
 from cprfl.reading import SAME_CONTENT
-from cprfl.report.checks import FEW, Check, Seen
-from cprfl.report.near_duplicates import near_duplicates
+from cprfl.report.checks import FEW, Check, Seen, Status
 from cprfl.words import counted, percent
 
 _HALF = 0.5
 _MANY_BAD = 0.01  # of the images
 _FEW_LEAKS = 0.01  # of the test images
-_MOST_IMAGES = 20_000  # to compare all with all: their number squared
 
 
 def few_test_positives(seen: Seen) -> Check:
@@ -77,13 +75,10 @@ def leak(seen: Seen) -> Check:
 
 def near_duplicates_across_splits(seen: Seen) -> Check:
     """Whether test images show nearly the pictures of images in other splits."""
-    code, results = "near-duplicates", seen.results
-    if results.experiment.train.moves_tower or results.store is None:
-        return Check(code, "No cached features to compare by", "not applicable", "The image tower moves.")
-    if len(results.manifest) > _MOST_IMAGES:
-        return Check(code, f"Too many images to compare all with all ({len(results.manifest):,})", "skipped",
-                     "`cprfl data CONFIG` looks for copies before anything is encoded.")  # fmt: skip
-    pairs = near_duplicates(results.manifest, results.store, results.experiment.encoder.reading)
+    code, results, pairs = "near-duplicates", seen.results, seen.findings.duplicates
+    if pairs is None:
+        status: Status = "not applicable" if results.store is None else "skipped"
+        return Check(code, "Near-duplicates were not looked for", status, f"{seen.findings.no_duplicates}.")
     shared = [pair for pair in pairs if pair.leaks and TEST in pair.splits and pair.correlation is not None]
     if not shared:
         return Check(code, "No test image is nearly one of another split", "passed",

@@ -8,15 +8,13 @@ from cprfl.report import checks_of_data, checks_of_scores
 from cprfl.report.baselines import LINEAR, ZERO_SHOT
 from cprfl.report.checks import Check, Seen, Status
 from cprfl.report.overfitting import overfit
-from cprfl.report.results import Results
 
 ORDER: tuple[Status, ...] = ("issue", "tip", "skipped", "passed", "not applicable")
 """In which checks are shown."""
 
 
-def model_checks(results: Results) -> tuple[Check, ...]:
+def model_checks(seen: Seen) -> tuple[Check, ...]:
     """Look at everything that is known to spoil results; each check is there, however it came out, issues first."""
-    seen = Seen(results)
     found = [check(seen) for check in _CHECKS]
     return tuple(sorted(found, key=lambda check: ORDER.index(check.status)))
 

@@ -11,7 +11,7 @@ from cprfl.evaluation.intervals import Bootstrap
 from cprfl.evaluation.reliability import calibration_error, reliability
 from cprfl.report.checks import Check, Seen
 from cprfl.report.class_facts import ClassFacts, class_facts
-from cprfl.report.image_findings import ImageFindings, image_findings
+from cprfl.report.image_findings import ImageFindings
 from cprfl.report.images_of_class import ImagesOfClass, how_many, images_of_class
 from cprfl.report.model_checks import model_checks
 from cprfl.report.results import Results
@@ -95,7 +95,7 @@ def model_report(results: Results) -> ModelReport:
         )
         for name, own in intervals.groups.items()
     ]
-    return ModelReport(results, intervals, model_checks(results), found, classes, images, image_findings(results))
+    return ModelReport(results, intervals, model_checks(seen), found, classes, images, seen.findings)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -40,6 +40,7 @@ from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import Manifest
 from cprfl.errors import UserError
 from cprfl.reading import read_data
+from cprfl.report.checks import CODES
 from pipelines.retraining.request import dataset_file, load_request, make_request
 from pipelines.retraining.retrain import (
     decide,
@@ -51,7 +52,7 @@ from pipelines.retraining.retrain import (
     train_challenger,
     trained_challenger,
 )
-from pipelines.retraining.schedules import CODES, UI_PORT, ScheduleConfig
+from pipelines.retraining.schedules import UI_PORT, ScheduleConfig
 from pipelines.retraining.shown import bars, beside_the_champion, check_name, check_results
 from pipelines.stages.check import check
 from pipelines.stages.places import RETRAINING

@@ -10,13 +10,9 @@ from pydantic import Field, PrivateAttr, field_validator
 from cprfl.config import Config, read_yaml, validate
 from cprfl.errors import ConfigError
 from cprfl.experiment import Experiment, load, read
+from cprfl.report.checks import CODES
 from pipelines.sweeps.config import SweepConfig, load_sweep
 
-CODES = (  # of `cprfl check`: Dagster wants to know them before anything is checked
-    "epoch-chosen-on-test", "leak", "near-duplicates", "below-linear-baseline", "below-zero-shot",
-    "class-hidden-by-mean", "overfit", "calibration-off", "thresholds-not-fitted", "threshold-at-edge",
-    "few-test-positives", "classes-without-test-images", "bad-images-skipped", "unknown-labels",
-)  # fmt: skip
 SCHEDULES = "CPRFL_SCHEDULES"  # names the file to the processes that Dagster starts
 UI_PORT = "CPRFL_UI_PORT"  # and the port of `cprfl ui`, to which links to MLflow lead
 

@@ -11,8 +11,7 @@ import numpy as np
 from dagster import AssetCheckResult, AssetCheckSeverity, MetadataValue
 from matplotlib.figure import Figure
 
-from cprfl.report.checks import Check
-from pipelines.retraining.schedules import CODES
+from cprfl.report.checks import CODES, Check
 from pipelines.stages.champion import Standing
 
 _CLASSES = 5

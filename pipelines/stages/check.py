@@ -7,7 +7,7 @@ import json
 from cprfl.experiment import Experiment
 from cprfl.preparation import PREPARED, read_prepared
 from cprfl.report.baselines import write_baselines
-from cprfl.report.checks import Check
+from cprfl.report.checks import Check, Seen
 from cprfl.report.model_checks import model_checks
 from cprfl.report.results import BASELINES, Results
 
@@ -23,4 +23,4 @@ def check(experiment: Experiment) -> tuple[Check, ...]:
     if not (experiment.folder / BASELINES).exists():
         record = json.loads((experiment.folder / PREPARED).read_text())
         write_baselines(experiment, read_prepared(experiment, record))
-    return model_checks(results)
+    return model_checks(Seen(results))

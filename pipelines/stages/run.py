@@ -62,7 +62,7 @@ def run_prepared(
     The first registered version becomes the champion; later ones have to earn it (`cprfl retrain`).
     """
     with training_run(store, experiment, prepared, tags) as active:
-        checkpoint = train(experiment, prepared, active)
+        checkpoint = train(experiment, prepared, active, decided=registered)
         evaluation = evaluate(experiment, prepared, checkpoint, active)
         if registered:
             stand_beside_champion(store, experiment, prepared, active)

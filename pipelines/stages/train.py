@@ -75,7 +75,8 @@ def evaluate(experiment: Experiment, prepared: Prepared, checkpoint: Path, run: 
 def train(experiment: Experiment, prepared: Prepared, run: Run, *, decided: bool = True) -> Path:
     """Train, going on with an interrupted training of the same experiment and data, and record the run.
 
-    Thresholds and calibration are fitted then, unless nobody is to act on the scores (``decided=False``).
+    Thresholds and calibration are fitted then. Where that takes further trainings it is left out unless somebody is to
+    act on the scores (``decided``).
 
     Returns:
         The checkpoint's folder.
@@ -99,7 +100,7 @@ def train(experiment: Experiment, prepared: Prepared, run: Run, *, decided: bool
             from pipelines.cluster.trainer import train as train_on_ray  # Ray, which takes seconds to import
 
             checkpoint = in_thread(partial(train_on_ray, experiment, prepared, run.sink))
-    if decided:
+    if decided or not trains_folds(experiment, prepared, checkpoint):
         _decide(experiment, prepared, checkpoint)
     record_run(experiment, run)
     return checkpoint
