@@ -15,14 +15,16 @@ from pipelines.retraining.assets import build
 from pipelines.retraining.schedules import SCHEDULES, UI_PORT, load_schedules
 
 
-def serve(path: Path, home: Path, port: int, ui_port: int = 5000) -> None:
-    """Become Dagster's web server and daemon, on the loopback interface.
+def serve(path: Path, home: Path, port: int, ui_port: int = 5000, host: str = "127.0.0.1") -> None:
+    """Become Dagster's web server and daemon, on the loopback interface unless told otherwise.
 
     Args:
         path: the schedules.
         home: folder of Dagster's store.
         port: of the UI.
         ui_port: of `cprfl ui`, to which links to MLflow lead where the store is a file.
+        host: address to listen on. Dagster asks nobody for a password: on others than this machine's own, whoever
+            reaches it starts retrainings.
 
     A mistake in an experiment is said, and stops that experiment's retraining only.
 
@@ -54,6 +56,8 @@ def serve(path: Path, home: Path, port: int, ui_port: int = 5000) -> None:
             )
         )
     os.environ["DAGSTER_HOME"] = str(home)
-    print(f"Dagster  http://127.0.0.1:{port}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
-    command = ["-m", "dagster", "dev", "-m", "pipelines.retraining.definitions", "-h", "127.0.0.1", "-p", str(port)]
+    print(f"Dagster  http://{host}:{port}  (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print(f"{host}: other machines may start retrainings; nobody is asked for a password", file=sys.stderr)
+    command = ["-m", "dagster", "dev", "-m", "pipelines.retraining.definitions", "-h", host, "-p", str(port)]
     os.execv(sys.executable, [sys.executable, *command])
