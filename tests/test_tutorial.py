@@ -39,7 +39,7 @@ def test_the_tutorial_runs_to_its_end_and_finds_a_forgotten_label(
     name = found.split()[0]
     shown = nbformat.read(TUTORIAL, as_version=4)  # untouched by the execution
     assert shown.cells[0].cell_type == "markdown"
-    assert name in {f"scene_{number:03d}.png" for number in range(400)}
+    assert name in {f"scene_{number:03d}.png" for number in range(240)}
     results = tmp_path / "outputs" / "tutorial"
     assert (results / "report.html").stat().st_size > 100_000
     assert name in (tmp_path / "photographs" / "labels.csv").read_text()
