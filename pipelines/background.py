@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 Result = TypeVar("Result")
+# At most so long it is waited at a time: polars, which MLflow and plots import, lets Ctrl-C interrupt no system call.
+_SECONDS = 0.5
 
 
 @contextmanager
@@ -38,7 +40,11 @@ def in_thread(work: Callable[[], Result]) -> Result:
             ended.put((None, error))
 
     threading.Thread(target=call, daemon=True).start()
-    result, error = ended.get()
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]
+    while True:
+        try:
+            result, error = ended.get(timeout=_SECONDS)
+        except Empty:
+            continue
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]

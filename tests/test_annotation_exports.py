@@ -15,7 +15,7 @@ from PIL import Image
 
 from cprfl.data.readers.labelstudio import LabelStudioDataset
 from cprfl.data.synthetic import render_uri
-from cprfl.report.exports import (
+from cprfl.report.findings.exports import (
     Question,
     address,
     labelling_interface,

@@ -11,7 +11,7 @@ import pytest
 
 from cprfl.errors import DatasetError
 from cprfl.experiment import Experiment, load
-from cprfl.report.compare import compare_results
+from cprfl.report.comparing.compare import compare_results
 from cprfl.report.results import Results
 from tests.helpers import call, runs
 from tests.made_results import images, made_results

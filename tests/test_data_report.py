@@ -28,14 +28,14 @@ from cprfl.data.images import Reading, image_stamps
 from cprfl.data.manifest import Manifest
 from cprfl.experiment import Experiment, load
 from cprfl.preparation import PREPARED
-from cprfl.report import label_noise
-from cprfl.report.alike import alike, near_pairs, perceptual_hashes
-from cprfl.report.data_set import DataReport, ImageFacts, Listed, Sized, data_report
-from cprfl.report.data_set_page import write_page
-from cprfl.report.label_noise import Suspect, confident_disagreement, out_of_fold_logits
-from cprfl.report.labels import label_facts
-from cprfl.report.problems import problems
-from cprfl.report.text import WIDTH, in_words
+from cprfl.report.data_set.alike import alike, near_pairs, perceptual_hashes
+from cprfl.report.data_set.labels import label_facts
+from cprfl.report.data_set.page import write_page
+from cprfl.report.data_set.problems import problems
+from cprfl.report.data_set.report import DataReport, ImageFacts, Listed, Sized, data_report
+from cprfl.report.data_set.text import WIDTH, in_words
+from cprfl.report.findings import label_noise
+from cprfl.report.findings.label_noise import Suspect, confident_disagreement, out_of_fold_logits
 from pipelines.cli.data import data
 
 CLASSES = ("cat", "dog", "fish", "snail", "newt")

@@ -15,7 +15,7 @@ from dagster import AssetKey, DagsterInstance, Definitions
 
 from cprfl.errors import ConfigError
 from cprfl.experiment import load
-from cprfl.report.checks import CODES, Check
+from cprfl.report.checks.base import CODES, Check
 from pipelines.retraining import assets, retrain
 from pipelines.retraining.schedules import ScheduleConfig, load_schedules
 from pipelines.retraining.server import serve

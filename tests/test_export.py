@@ -24,7 +24,7 @@ from cprfl.inference.export import FILES, TOLERANCE, export
 from cprfl.inference.predictor import Predictor
 from cprfl.preparation import prepare
 from cprfl.recipe import train
-from cprfl.report.card import escape
+from cprfl.report.model.card import escape
 from pipelines.stages.export import export as stage
 from tests.every_method import CLASSES, METHODS, facts, text_tower
 

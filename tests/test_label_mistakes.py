@@ -15,7 +15,7 @@ from cprfl.errors import FeatureStoreError
 from cprfl.evaluation.decisions import HELD_OUT
 from cprfl.evaluation.metrics import Evaluation, write_predictions
 from cprfl.experiment import load
-from cprfl.report.label_mistakes import corrections, label_mistakes, write_label_mistakes
+from cprfl.report.findings.label_mistakes import corrections, label_mistakes, write_label_mistakes
 from cprfl.report.results import Results
 from cprfl.training.checkpoint import CheckpointInfo
 from tests.helpers import manifest_of

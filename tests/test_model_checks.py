@@ -12,9 +12,9 @@ import pytest
 from cprfl.evaluation.decisions import Decisions
 from cprfl.experiment import Experiment, load
 from cprfl.reading import SAME_CONTENT
-from cprfl.report.checks import CODES, Check, Seen
-from cprfl.report.model_checks import ORDER, model_checks
-from cprfl.report.worst import worst_classes
+from cprfl.report.checks.base import CODES, Check, Seen
+from cprfl.report.checks.every import ORDER, model_checks
+from cprfl.report.model.worst import worst_classes
 from tests.helpers import call
 from tests.made_results import images, made_results
 

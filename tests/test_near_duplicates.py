@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 
 from cprfl.experiment import load
 from cprfl.preparation import Prepared, prepare
-from cprfl.report.near_duplicates import (
+from cprfl.report.findings.near_duplicates import (
     SAME,
     correlation,
     near_duplicates,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cprfl.report.label_next import label_next, standardised
+from cprfl.report.findings.label_next import label_next, standardised
 from tests.helpers import call
 
 

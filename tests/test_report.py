@@ -26,15 +26,15 @@ from cprfl.experiment import load
 from cprfl.inference.scoring import evaluate_checkpoint
 from cprfl.preparation import Prepared, prepare
 from cprfl.recipe import train
-from cprfl.report import heat
 from cprfl.report.baselines import write_baselines
-from cprfl.report.class_facts import precision_recall
-from cprfl.report.images_of_class import how_many, images_of_class
-from cprfl.report.long_tail_picture import write_picture
-from cprfl.report.model_page import write_page
-from cprfl.report.model_report import ModelReport, model_report
+from cprfl.report.model import heat
+from cprfl.report.model.class_facts import precision_recall
+from cprfl.report.model.images_of_class import how_many, images_of_class
+from cprfl.report.model.long_tail_picture import write_picture
+from cprfl.report.model.page import write_page
+from cprfl.report.model.report import ModelReport, model_report
+from cprfl.report.model.summary import what_came_of_it, what_was_run
 from cprfl.report.results import BASELINES, Results
-from cprfl.report.summary import what_came_of_it, what_was_run
 from pipelines.stages.report import report_of, write_report
 from tests.browser import browser
 from tests.helpers import write_config
@@ -215,7 +215,7 @@ def test_the_page_fits_a_phone(report: ModelReport, tmp_path: Path) -> None:
 def test_a_method_without_attention_says_so_once(
     report: ModelReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cprfl.report.heat.attention_of_method", lambda *_: None)
+    monkeypatch.setattr("cprfl.report.model.heat.attention_of_method", lambda *_: None)
     write_page(report, tmp_path / "page.html")
     assert (
         Elements((tmp_path / "page.html").read_text(encoding="utf-8")).words.count("Where it looks is not shown") == 1

@@ -6,7 +6,7 @@ from typing import Any
 
 import altair as alt
 
-from cprfl.report.labels import SPLITS, LabelFacts
+from cprfl.report.data_set.labels import SPLITS, LabelFacts
 
 GROUP_COLOURS = {"head": "var(--head)", "medium": "var(--medium)", "tail": "var(--tail)"}
 SPLIT_COLOURS = {"train": "var(--train)", "val": "var(--val)", "test": "var(--test)"}

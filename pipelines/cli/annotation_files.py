@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cprfl.report.exports import Question
+    from cprfl.report.findings.exports import Question
 
 
 def write_annotation_files(
@@ -18,7 +18,7 @@ def write_annotation_files(
     fiftyone: Path | None,
 ) -> None:
     """Write what was asked for, and say how it is imported."""
-    from cprfl.report.exports import write_fiftyone, write_label_studio, write_labelling_interface
+    from cprfl.report.findings.exports import write_fiftyone, write_label_studio, write_labelling_interface
 
     if label_studio is not None:
         write_label_studio(label_studio, questions, model)

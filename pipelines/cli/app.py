@@ -25,7 +25,7 @@ from pipelines.cli import (
     serve,
 )
 from pipelines.cli.examples import add_examples
-from pipelines.cli.interrupting import hear_interrupts, say_where, was_interrupted
+from pipelines.cli.interrupting import interrupts_heard, say_where, was_interrupted
 from pipelines.cli.options import ConfigArgument, SetOption
 from pipelines.cli.results import print_results, print_versions
 from pipelines.cli.standing import print_standing
@@ -250,13 +250,14 @@ app.command()(cluster.submit)
 def schedule(
     schedules: Annotated[Path, typer.Option(help="YAML file of the schedules.")] = Path("configs/schedules.yaml"),
     output_dir: Annotated[str, typer.Option(help="Dagster's store is in its folder dagster.")] = "outputs",
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's are told.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 3000,
     ui_port: Annotated[int, typer.Option(help="Port of `cprfl ui`, to which links to MLflow lead.")] = 5000,
 ) -> None:
-    """Serve Dagster's UI and run the scheduled retrainings, on this machine only."""
+    """Serve Dagster's UI and run the scheduled retrainings."""
     from pipelines.retraining.server import serve
 
-    serve(schedules, Path(output_dir).absolute() / "dagster", port, ui_port)
+    serve(schedules, Path(output_dir).absolute() / "dagster", port, ui_port, host)
 
 
 add_examples(app)
@@ -275,11 +276,11 @@ def _load(config: Path, overrides: list[str] | None) -> Experiment:
 
 def main() -> None:
     """Run the command; the user's mistakes end it with status 2 and a few lines, without a traceback."""
-    hear_interrupts()
     from cprfl.errors import UserError
 
     try:
-        app(args=_options_first(sys.argv[1:]))
+        with interrupts_heard():
+            app(args=_options_first(sys.argv[1:]))
     except UserError as error:
         print(f"cprfl: {error}", file=sys.stderr)
         sys.exit(2)

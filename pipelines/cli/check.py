@@ -9,7 +9,7 @@ import typer
 from pipelines.cli.options import ConfigArgument, SetOption
 
 if TYPE_CHECKING:
-    from cprfl.report.checks import Check
+    from cprfl.report.checks.base import Check
 
 _MARKS = {
     "issue": ("✗", "bold red"), "tip": ("!", "yellow"), "skipped": ("?", "magenta"), "passed": ("✓", "green"),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from cprfl.evaluation.intervals import Interval
-    from cprfl.report.compare import Compared, Gain
+    from cprfl.report.comparing.compare import Compared, Gain
 
 _SHOWN = 5  # classes, the most gained and the most lost
 

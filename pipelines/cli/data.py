@@ -29,13 +29,13 @@ def data(
     report = stage(experiment, open_images=images)
     from rich.console import Console
 
-    from cprfl.report.text import in_words
+    from cprfl.report.data_set.text import in_words
 
     console = Console(soft_wrap=True, highlight=False)
     for line in in_words(report):
         console.print(line)
     if html is not None:
-        from cprfl.report.data_set_page import write_page
+        from cprfl.report.data_set.page import write_page
 
         write_page(report, html, experiment.encoder.reading)
         console.print(f"\npage  {html}", markup=False)

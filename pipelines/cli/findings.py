@@ -10,8 +10,8 @@ import typer
 from pipelines.cli.options import ConfigArgument, SetOption
 
 if TYPE_CHECKING:
-    from cprfl.report.label_noise import Suspect
-    from cprfl.report.near_duplicates import NearDuplicate
+    from cprfl.report.findings.label_noise import Suspect
+    from cprfl.report.findings.near_duplicates import NearDuplicate
 
 _SHOWN = 10  # of each that are printed
 
@@ -46,7 +46,7 @@ def findings(
     else:
         _print_duplicates(found.duplicates)
         print(f"{folder / NEAR_DUPLICATES}")
-    from cprfl.report.label_mistakes import corrections
+    from cprfl.report.findings.label_mistakes import corrections
     from pipelines.cli.annotation_files import write_annotation_files
 
     manifest = found.results.manifest

@@ -6,24 +6,55 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 _PATIENCE = 10.0  # seconds that runs have to be closed in; who presses later wants it to end now
+_AGAIN = 0.05  # seconds until it is looked whether a transaction has ended
+_DATABASE = ("mlflow.store.", "sqlalchemy.")
 STOPPED = 130
 _first: list[float] = []
 
 
-def hear_interrupts() -> None:
-    """Let the first of them raise KeyboardInterrupt, so that runs end KILLED and Ray is shut down."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+@contextmanager
+def interrupts_heard() -> Iterator[None]:
+    """Let the first of them raise KeyboardInterrupt in the block, so that runs end KILLED and Ray is shut down.
+
+    Then they stay as they are: whoever presses again must not end that which ends Ray's processes after the block.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+    _first.clear()
+    before = [signal.signal(number, _interrupt) for number in numbers]
+    try:
+        yield
+    finally:
+        if not _first:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
 
 
-def _interrupt(*_: object) -> None:
-    if not _first:
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise the first, or what is left of it: an alarm.
+
+    A transaction ends before: one that is left in the middle keeps MLflow's database locked.
+    """
+    if not _first or number == signal.SIGALRM:
         _first.append(time.monotonic())
+        if _in_transaction(frame):
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+            return
         raise KeyboardInterrupt
     if time.monotonic() - _first[0] > _PATIENCE:
         os._exit(STOPPED)
+
+
+def _in_transaction(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).startswith(_DATABASE):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def was_interrupted(ended: SystemExit) -> bool:

@@ -38,7 +38,7 @@ def next_(
 
     result = next_images(experiment, pool, count)
     _print(result)
-    from cprfl.report.label_next import questions, write_next
+    from cprfl.report.findings.label_next import questions, write_next
     from pipelines.cli.annotation_files import write_annotation_files
 
     if csv is not None:

@@ -77,8 +77,8 @@ def _print_worst_classes(experiment: Experiment) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from cprfl.report.model.worst import worst_classes
     from cprfl.report.results import Results
-    from cprfl.report.worst import worst_classes
 
     results = Results.read(experiment.folder)
     worst = worst_classes(results, _WORST)

@@ -40,7 +40,7 @@ from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import Manifest
 from cprfl.errors import UserError
 from cprfl.reading import read_data
-from cprfl.report.checks import CODES
+from cprfl.report.checks.base import CODES
 from pipelines.retraining.request import dataset_file, load_request, make_request
 from pipelines.retraining.retrain import (
     decide,

@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr, field_validator
 from cprfl.config import Config, read_yaml, validate
 from cprfl.errors import ConfigError
 from cprfl.experiment import Experiment, load, read
-from cprfl.report.checks import CODES
+from cprfl.report.checks.base import CODES
 from pipelines.sweeps.config import SweepConfig, load_sweep
 
 SCHEDULES = "CPRFL_SCHEDULES"  # names the file to the processes that Dagster starts

@@ -11,7 +11,7 @@ import numpy as np
 from dagster import AssetCheckResult, AssetCheckSeverity, MetadataValue
 from matplotlib.figure import Figure
 
-from cprfl.report.checks import CODES, Check
+from cprfl.report.checks.base import CODES, Check
 from pipelines.stages.champion import Standing
 
 _CLASSES = 5

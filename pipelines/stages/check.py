@@ -7,8 +7,8 @@ import json
 from cprfl.experiment import Experiment
 from cprfl.preparation import PREPARED, read_prepared
 from cprfl.report.baselines import write_baselines
-from cprfl.report.checks import Check, Seen
-from cprfl.report.model_checks import model_checks
+from cprfl.report.checks.base import Check, Seen
+from cprfl.report.checks.every import model_checks
 from cprfl.report.results import BASELINES, Results
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cprfl.errors import CheckpointError
 from cprfl.experiment import load
-from cprfl.report.compare import Compared, compare_results
-from cprfl.report.compare_page import write_page
+from cprfl.report.comparing.compare import Compared, compare_results
+from cprfl.report.comparing.page import write_page
 from cprfl.report.results import Results
 from pipelines.tracking.results import fetch_results, is_run_id
 from pipelines.tracking.store import open_existing_store

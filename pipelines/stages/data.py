@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cprfl.experiment import Experiment
 from cprfl.reading import read_data
-from cprfl.report.data_set import DataReport, data_report
+from cprfl.report.data_set.report import DataReport, data_report
 
 
 def data(experiment: Experiment, *, open_images: bool = True) -> DataReport:

@@ -18,7 +18,7 @@ from cprfl.inference.export import export as write_graph
 from cprfl.inference.predictor import Predictor
 from cprfl.inference.scoring import EVALUATION
 from cprfl.preparation import CHECKPOINT, MANIFEST
-from cprfl.report.card import model_card
+from cprfl.report.model.card import model_card
 from cprfl.report.results import Results
 from cprfl.training.checkpoint import CheckpointInfo, load_info
 from pipelines.stages.model_names import find_model

@@ -16,7 +16,7 @@ from cprfl.inference.pool import encode_pool
 from cprfl.inference.predictor import Predictor
 from cprfl.inference.sources import find_images
 from cprfl.models.pooled import pooled
-from cprfl.report.label_next import Next, label_next, standardised
+from cprfl.report.findings.label_next import Next, label_next, standardised
 from cprfl.report.results import Results
 
 _BATCH = 256

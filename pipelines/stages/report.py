@@ -10,9 +10,9 @@ from cprfl.experiment import Experiment, load
 from cprfl.inference.scoring import EVALUATION
 from cprfl.preparation import CHECKPOINT, Prepared
 from cprfl.report.baselines import write_baselines
-from cprfl.report.long_tail_picture import write_picture
-from cprfl.report.model_page import write_page
-from cprfl.report.model_report import model_report
+from cprfl.report.model.long_tail_picture import write_picture
+from cprfl.report.model.page import write_page
+from cprfl.report.model.report import model_report
 from cprfl.report.results import Results
 from pipelines.stages.train import read_run_id
 from pipelines.tracking.artifacts import download_artifact

@@ -97,8 +97,10 @@ def train(experiment: Experiment, prepared: Prepared, run: Run, *, decided: bool
                 experiment, prepared, lambda epoch: run.sink.log(epoch.metrics, epoch.number)
             )  # fmt: skip
         else:
-            from pipelines.cluster.trainer import train as train_on_ray  # Ray, which takes seconds to import
+            from pipelines.cluster.connection import connect  # Ray, which takes seconds to import
+            from pipelines.cluster.trainer import train as train_on_ray
 
+            connect()  # in this thread: signals are heard in no other
             checkpoint = in_thread(partial(train_on_ray, experiment, prepared, run.sink))
     if decided or not trains_folds(experiment, prepared, checkpoint):
         _decide(experiment, prepared, checkpoint)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from cprfl.errors import TrackingError
@@ -33,7 +34,9 @@ def serve(output_dir: Path, port: int) -> int:
     print(f"MLflow  {ui_address(store.uri, port)}/#/experiments?{MACHINE_LEARNING}  (Ctrl-C ends it)", flush=True)
     server = subprocess.Popen(command, start_new_session=True)  # which does not hear Ctrl-C: it would say much to it
     try:
-        return server.wait()
+        while (status := server.poll()) is None:
+            time.sleep(0.2)  # `wait` is not interrupted once polars has been imported, which MLflow does
+        return status
     except KeyboardInterrupt:
         return 0
     finally:

@@ -26,9 +26,9 @@ from cprfl.models.logistic_regression import solve
 from cprfl.models.pooled import pooled
 from cprfl.out_of_fold import held_out_logits
 from cprfl.preparation import Prepared, prepare
-from cprfl.report.label_next import label_next, standardised
-from cprfl.report.label_noise import confident_disagreement, out_of_fold_logits, pooled_features
-from cprfl.report.near_duplicates import similar_pairs
+from cprfl.report.findings.label_next import label_next, standardised
+from cprfl.report.findings.label_noise import confident_disagreement, out_of_fold_logits, pooled_features
+from cprfl.report.findings.near_duplicates import similar_pairs
 from cprfl.report.results import Results
 from cprfl.training.loop import Worker
 

@@ -20,8 +20,8 @@ from cprfl.experiment import load
 from cprfl.inference.scoring import EVALUATION, PREDICTIONS
 from cprfl.models.base import Facts
 from cprfl.preparation import CHECKPOINT, MANIFEST, PREPARED
-from cprfl.report.model_page import write_page
-from cprfl.report.model_report import model_report
+from cprfl.report.model.page import write_page
+from cprfl.report.model.report import model_report
 from cprfl.report.results import BASELINES, Results
 from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
 

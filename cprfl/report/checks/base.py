@@ -10,7 +10,7 @@ import numpy as np
 
 from cprfl.data.long_tail import class_counts, groups
 from cprfl.evaluation.intervals import Bootstrap, bootstrap
-from cprfl.report.image_findings import ImageFindings, image_findings
+from cprfl.report.findings.image_findings import ImageFindings, image_findings
 from cprfl.report.results import Results
 from cprfl.words import named
 

@@ -1,7 +1,7 @@
 """Pictures that are nearly the same, found by cached features and confirmed by pixels: leaks, and repetitions.
 
-`cprfl.report.alike` finds what was scaled or compressed again, before anything is encoded. Features also lead to
-crops and to other exposures, whose hashes differ.
+`cprfl.report.data_set.alike` finds what was scaled or compressed again, before anything is encoded. Features also lead
+to crops and to other exposures, whose hashes differ.
 
 Shapes: N images, F features, K neighbours, S x S pixels.
 """
@@ -22,7 +22,7 @@ from cprfl.data.images import DEFAULT_READING, Reading, open_image
 from cprfl.data.manifest import Manifest
 from cprfl.errors import UnreadableImageError
 from cprfl.progress import progress
-from cprfl.report.exports import Value, write_csv
+from cprfl.report.findings.exports import Value, write_csv
 
 COLUMNS = ("first", "first_split", "second", "second_split", "similarity", "correlation", "first_uri", "second_uri")
 NEIGHBOURS = 5  # of each image that are looked at

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import entr
 
-from cprfl.report.exports import Question, Value, write_csv
+from cprfl.report.findings.exports import Question, Value, write_csv
 
 _AT_A_TIME = 1024  # labelled images that the pool is compared with
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cprfl.data.long_tail import num_training_images
 from cprfl.evaluation.intervals import Interval
-from cprfl.report.checks import MODEL
-from cprfl.report.model_report import ModelReport
+from cprfl.report.checks.base import MODEL
+from cprfl.report.model.report import ModelReport
 from cprfl.words import counted
 
 NAMES = {"logistic_regression": "logistic regression", "zero_shot": "zero-shot", "champion": "champion"}

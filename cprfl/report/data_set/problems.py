@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cprfl.data.manifest import TEST, TRAIN
-from cprfl.report.data_set import Copies, DataReport, Sized
-from cprfl.report.labels import SPLITS
-from cprfl.report.scan import ELONGATED, TINY
+from cprfl.report.data_set.labels import SPLITS
+from cprfl.report.data_set.report import Copies, DataReport, Sized
+from cprfl.report.data_set.scan import ELONGATED, TINY
 from cprfl.words import counted, named
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from cprfl.evaluation.reliability import BINS, calibration_error, reliability
 from cprfl.report.baselines import LINEAR, ZERO_SHOT, too_many
-from cprfl.report.checks import FEW, MODEL, Check, Seen
+from cprfl.report.checks.base import FEW, MODEL, Check, Seen
 from cprfl.words import counted
 
 _OFF = 1.0  # points of calibration error that matter

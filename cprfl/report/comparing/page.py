@@ -13,8 +13,8 @@ import numpy as np
 from cprfl.evaluation.intervals import Interval
 from cprfl.report import page
 from cprfl.report.charts import GROUP_COLOURS, whole
-from cprfl.report.checks import FEW
-from cprfl.report.compare import Compared, Gain
+from cprfl.report.checks.base import FEW
+from cprfl.report.comparing.compare import Compared, Gain
 from cprfl.words import percent
 
 _EACH_END = 60  # classes of the plot, the most gained and the most lost

@@ -9,11 +9,11 @@ import numpy as np
 
 from cprfl.evaluation.intervals import Bootstrap
 from cprfl.evaluation.reliability import calibration_error, reliability
-from cprfl.report.checks import Check, Seen
-from cprfl.report.class_facts import ClassFacts, class_facts
-from cprfl.report.image_findings import ImageFindings
-from cprfl.report.images_of_class import ImagesOfClass, how_many, images_of_class
-from cprfl.report.model_checks import model_checks
+from cprfl.report.checks.base import Check, Seen
+from cprfl.report.checks.every import model_checks
+from cprfl.report.findings.image_findings import ImageFindings
+from cprfl.report.model.class_facts import ClassFacts, class_facts
+from cprfl.report.model.images_of_class import ImagesOfClass, how_many, images_of_class
 from cprfl.report.results import Results
 
 

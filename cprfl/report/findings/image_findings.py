@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cprfl.evaluation.decisions import HELD_OUT
-from cprfl.report.label_mistakes import label_mistakes
-from cprfl.report.label_noise import Suspect
-from cprfl.report.near_duplicates import NearDuplicate, near_duplicates
+from cprfl.report.findings.label_mistakes import label_mistakes
+from cprfl.report.findings.label_noise import Suspect
+from cprfl.report.findings.near_duplicates import NearDuplicate, near_duplicates
 from cprfl.report.results import Results
 
 MISTAKES = 24

@@ -7,9 +7,9 @@ from typing import Any
 
 from cprfl.data.images import Reading
 from cprfl.report import charts, page
-from cprfl.report.data_set import DataReport
-from cprfl.report.labels import SPLITS
-from cprfl.report.problems import in_a_row, problems
+from cprfl.report.data_set.labels import SPLITS
+from cprfl.report.data_set.problems import in_a_row, problems
+from cprfl.report.data_set.report import DataReport
 
 _PICTURES = 60  # thumbnails of the page
 _GROUPS = 8  # of copies, of each kind, that are shown with their pictures

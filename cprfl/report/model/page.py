@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cprfl.report import model_charts, page
-from cprfl.report.checks import MODEL
-from cprfl.report.heat import heat_of, seen, transform_of
-from cprfl.report.images_of_class import top
-from cprfl.report.model_report import ModelReport
+from cprfl.report import page
+from cprfl.report.checks.base import MODEL
+from cprfl.report.model import charts as model_charts
+from cprfl.report.model.heat import heat_of, seen, transform_of
+from cprfl.report.model.images_of_class import top
+from cprfl.report.model.report import ModelReport
+from cprfl.report.model.summary import in_words, what_came_of_it, what_was_run
 from cprfl.report.page import Thumbnail, thumbnails
 from cprfl.report.results import Results
-from cprfl.report.summary import in_words, what_came_of_it, what_was_run
 
 _PAIRS = 12  # of pictures that are nearly the same
 _LARGE, _SMALL, _MANY = 160, 128, 700  # pixels of a picture; small ones where there are many

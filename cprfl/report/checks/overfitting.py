@@ -10,7 +10,7 @@ from cprfl.data.manifest import TRAIN, VALIDATION
 from cprfl.evaluation.decisions import HELD_OUT
 from cprfl.evaluation.metrics import average_precision, predicted_images, read_predictions
 from cprfl.inference.predictor import load_method
-from cprfl.report.checks import Check, Seen
+from cprfl.report.checks.base import Check, Seen
 from cprfl.training.loop import Worker, mean_logits
 from cprfl.training.objective import Inputs
 from cprfl.training.sources import StoredFeatures

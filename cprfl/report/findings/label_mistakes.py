@@ -14,8 +14,8 @@ from cprfl.data.manifest import TEST, Manifest
 from cprfl.errors import FeatureStoreError
 from cprfl.evaluation.decisions import HELD_OUT
 from cprfl.evaluation.metrics import predicted_images, read_predictions
-from cprfl.report.exports import Question, Value, write_csv
-from cprfl.report.label_noise import Suspect, least_credible, out_of_fold_logits, pooled_features, suspects
+from cprfl.report.findings.exports import Question, Value, write_csv
+from cprfl.report.findings.label_noise import Suspect, least_credible, out_of_fold_logits, pooled_features, suspects
 from cprfl.report.results import Results
 
 COUNT = 50  # labels that are named unless another number is asked for

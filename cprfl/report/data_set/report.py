@@ -14,10 +14,10 @@ from cprfl.data.manifest import Groups, Manifest
 from cprfl.errors import FeatureStoreError
 from cprfl.experiment import Experiment
 from cprfl.preparation import PREPARED
-from cprfl.report.alike import Alike, alike, near_pairs
-from cprfl.report.label_noise import Suspect, suspects
-from cprfl.report.labels import LabelFacts, label_facts
-from cprfl.report.scan import Scan, scan
+from cprfl.report.data_set.alike import Alike, alike, near_pairs
+from cprfl.report.data_set.labels import LabelFacts, label_facts
+from cprfl.report.data_set.scan import Scan, scan
+from cprfl.report.findings.label_noise import Suspect, suspects
 
 SUSPECTS = 20
 

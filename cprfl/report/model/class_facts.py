@@ -13,7 +13,7 @@ from cprfl.data.long_tail import GroupName, class_counts, groups
 from cprfl.data.manifest import Manifest
 from cprfl.evaluation.confusion import Confusion, confusion
 from cprfl.evaluation.reliability import calibration_error, reliability
-from cprfl.report.checks import Seen
+from cprfl.report.checks.base import Seen
 
 BINS = 20  # of a histogram of scores
 _POINTS = 60  # of a precision-recall curve, at most

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from cprfl.report import checks_of_data, checks_of_scores
 from cprfl.report.baselines import LINEAR, ZERO_SHOT
-from cprfl.report.checks import Check, Seen, Status
-from cprfl.report.overfitting import overfit
+from cprfl.report.checks import of_data as checks_of_data
+from cprfl.report.checks import of_scores as checks_of_scores
+from cprfl.report.checks.base import Check, Seen, Status
+from cprfl.report.checks.overfitting import overfit
 
 ORDER: tuple[Status, ...] = ("issue", "tip", "skipped", "passed", "not applicable")
 """In which checks are shown."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from cprfl.data.files import write_aside
-from cprfl.report.model_report import ModelReport
+from cprfl.report.model.report import ModelReport
 
 _COLOURS = {"head": "#4269d0", "medium": "#2a9d8f", "tail": "#e4632d"}
 

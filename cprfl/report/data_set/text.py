@@ -10,10 +10,10 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from cprfl.data.manifest import TEST, TRAIN
-from cprfl.report.data_set import DataReport, Sized
-from cprfl.report.label_noise import Suspect
-from cprfl.report.labels import SPLITS, ClassFacts, Together
-from cprfl.report.problems import Problem, problems
+from cprfl.report.data_set.labels import SPLITS, ClassFacts, Together
+from cprfl.report.data_set.problems import Problem, problems
+from cprfl.report.data_set.report import DataReport, Sized
+from cprfl.report.findings.label_noise import Suspect
 from cprfl.words import counted, named, percent
 
 WIDTH = 80

@@ -13,7 +13,7 @@ from cprfl.data.manifest import TEST
 from cprfl.data.synthetic import SyntheticDataset
 from cprfl.preparation import BAD_IMAGES
 from cprfl.reading import SAME_CONTENT
-from cprfl.report.checks import FEW, Check, Seen, Status
+from cprfl.report.checks.base import FEW, Check, Seen, Status
 from cprfl.words import counted, percent
 
 _HALF = 0.5

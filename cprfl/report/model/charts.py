@@ -13,9 +13,9 @@ import numpy as np
 from cprfl.data.manifest import Groups
 from cprfl.evaluation.intervals import Interval
 from cprfl.report.charts import GROUP_COLOURS, whole
-from cprfl.report.checks import MODEL
-from cprfl.report.class_facts import BINS, ClassFacts
-from cprfl.report.model_report import ModelReport
+from cprfl.report.checks.base import MODEL
+from cprfl.report.model.class_facts import BINS, ClassFacts
+from cprfl.report.model.report import ModelReport
 
 _SMALL = 150  # pixels of the height of a class's plot
 _NAMED = 4  # classes whose names stand in the plot of the long tail

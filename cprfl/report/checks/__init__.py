@@ -1,0 +1,1 @@
+"""What spoils the results of a model, looked at one by one."""

@@ -1,0 +1,1 @@
+"""A data set before anything is encoded: facts, problems, its page."""

@@ -1,0 +1,1 @@
+"""What scores and features tell of images and labels: mistakes, copies, what to label next."""
