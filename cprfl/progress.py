@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 QUIET, NORMAL, VERBOSE = -1, 0, 1
 _SECONDS_BETWEEN_LINES = 15.0
 _START = time.monotonic()
-_state = {"verbosity": NORMAL, "standing": ""}
+_state = {"verbosity": NORMAL, "standing": "", "command": "the same command"}
 
 
 def set_verbosity(level: int) -> None:
@@ -32,6 +32,21 @@ def say(text: str) -> None:
 def standing() -> str:
     """How far the latest work got (``after epoch 24 of 40``), for whoever is interrupted; empty before there is any."""
     return str(_state["standing"])
+
+
+def stand(where: str) -> None:
+    """Note how far the latest work got, where no `Meter` follows it."""
+    _state["standing"] = where
+
+
+def go_on_with(command: str) -> None:
+    """Note which command goes on with this one's work, where it is not the same."""
+    _state["command"] = command
+
+
+def goes_on() -> str:
+    """The command that goes on with this one's work."""
+    return str(_state["command"])
 
 
 class Meter:
@@ -67,7 +82,7 @@ class Meter:
         if done and self.first is None:
             self.first = now, done
         of = f"after {self.unit} {done} of {self.total}" if self.unit else f"at {done} of {self.total}"
-        _state["standing"] = f"{of} ({self.what})" if not self.unit else of
+        stand(of if self.unit else f"{of} ({self.what})")
         if _state["verbosity"] == QUIET:
             return
         pace = ", ".join(part for part in (note, self._pace(done, now)) if part)

@@ -23,6 +23,7 @@ from cprfl.data.manifest import Manifest
 from cprfl.data.readers.csv_table import CsvDataset
 from cprfl.encoders.base import ImageEncoder
 from cprfl.errors import BadImagesError, CheckpointError, DatasetError, TrackingError, UnreadableImageError, UserError
+from cprfl.evaluation.decisions import Decisions
 from cprfl.experiment import Experiment, load
 from cprfl.inference.predictor import load_method
 from cprfl.inference.pyfunc import decode_image
@@ -72,8 +73,7 @@ def test_a_run_leaves_a_table_metrics_artifacts_and_a_registered_model(
     scores = model.predict(pd.DataFrame({"image": [content, base64.b64encode(content).decode()]}))
     assert list(scores.columns) == ["blue", "green", "red"]
     assert np.allclose(scores.iloc[0], scores.iloc[1])
-    logits = np.array(predictions["scores"].to_pylist())[4]
-    assert np.allclose(scores.iloc[0], 1 / (1 + np.exp(-logits)), atol=1e-3)
+    assert np.allclose(scores.iloc[0], probabilities_of(experiment)[4], atol=1e-3)
     with pytest.raises(UnreadableImageError, match="not base64 of an image; send its bytes, not its path"):
         model.predict(pd.DataFrame({"image": [str(photos / "20.png")]}))
 
@@ -358,13 +358,18 @@ def scores_of(experiment: Experiment) -> np.ndarray:
     return np.array(pq.read_table(experiment.folder / "predictions.parquet")["scores"].to_pylist())
 
 
+def probabilities_of(experiment: Experiment) -> np.ndarray:
+    """What evaluation's scores say, calibrated as the checkpoint is."""
+    return Decisions.read(experiment.folder / "checkpoint", ("blue", "green", "red")).probabilities(scores_of(experiment))
+
+
 def test_a_closed_form_method_goes_through_every_stage(small_config: Path, photos: Path) -> None:
     experiment = load(small_config, ["model={name: logistic_regression, strengths: [0.1, 1], num_folds: 2}"])
     first = stages.run(experiment)["small"]
     assert load_info(experiment.folder / "checkpoint").epoch == 0
     model = mlflow.pyfunc.load_model("models:/small@champion")
     scores = model.predict(pd.DataFrame({"image": [(photos / f"{n}.png").read_bytes() for n in range(16, 24)]}))
-    assert np.allclose(scores, 1 / (1 + np.exp(-scores_of(experiment))), atol=1e-3)
+    assert np.allclose(scores, probabilities_of(experiment), atol=1e-3)
     assert stages.evaluate_stage(experiment).metrics == first.metrics
 
 
@@ -403,7 +408,7 @@ def test_a_chain_trains_the_tower_first_and_then_on_its_cached_features(
     model = mlflow.pyfunc.load_model("models:/small@champion")
     images = [(photos / f"{n}.png").read_bytes() for n in range(16, 24)]
     scores = model.predict(pd.DataFrame({"image": images}))
-    assert np.allclose(scores, 1 / (1 + np.exp(-scores_of(experiment))), atol=1e-3)
+    assert np.allclose(scores, probabilities_of(experiment), atol=1e-3)
     variant = "variants.probe.model={name: linear_probe}"
     results = stages.run(load(small_config, [f"first={first}", "train.lr=0.001", variant]))
     assert list(results) == ["small-first", "small", "small-probe"]

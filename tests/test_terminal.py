@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import socket
 import subprocess
 import time
+import types
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,10 +20,11 @@ from hypothesis import strategies as st
 from cprfl import progress
 from cprfl.data.manifest import Manifest
 from cprfl.experiment import load
+from pipelines.cli import interrupting
 from pipelines.cli.app import app
 from pipelines.cli.examples import EXAMPLES
 from pipelines.tracking.store import open_existing_store
-from tests.helpers import call, command, free_ports, runs, wait_for
+from tests.helpers import call, command, free_ports, runs, sweep_file, wait_for
 
 
 def test_a_rate_is_measured_from_the_first_step_on(
@@ -96,20 +101,26 @@ def test_every_command_shows_an_example() -> None:
     assert not without(typer.main.get_command(app))
 
 
-@pytest.mark.parametrize(("number", "presses"), [(signal.SIGINT, 1), (signal.SIGINT, 3), (signal.SIGTERM, 1)])
+def interrupted(number: signal.Signals, presses: int, words: list[str], begun: Callable[[], object]) -> tuple[int, str]:
+    """Exit status and stderr of a command to which, as a terminal does, all of its process group hear a signal."""
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        wait_for(lambda: begun() or process.poll() is not None)
+        time.sleep(1.5)
+        for _ in range(presses):
+            os.killpg(process.pid, number)
+            time.sleep(0.1)
+        _, err = process.communicate(timeout=100)
+    return process.returncode, err
+
+
+@pytest.mark.parametrize(("number", "presses"), [(signal.SIGINT, 3), (signal.SIGTERM, 1)])
 def test_an_interrupted_training_says_where_it_stopped_and_goes_on(
     small_config: Path, number: signal.Signals, presses: int
 ) -> None:
     words = command("train", str(small_config), "--set", "train.epochs=3000", "--set", "decisions.folds=0")
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
     folder = load(small_config).folder / "training"
-    wait_for(lambda: list(folder.glob("*/epoch-*/checkpoint.json")) or process.poll() is not None)
-    time.sleep(1.5)
-    for _ in range(presses):
-        process.send_signal(number)
-        time.sleep(0.1)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    status, err = interrupted(number, presses, words, lambda: list(folder.glob("*/epoch-*/checkpoint.json")))
+    assert status == 130, err
     assert "Traceback" not in err
     last = err.splitlines()[-1]
     assert last.startswith("cprfl: stopped after epoch "), err
@@ -117,6 +128,55 @@ def test_an_interrupted_training_says_where_it_stopped_and_goes_on(
     (run,) = runs(load(small_config))
     assert run.info.status == "KILLED"
     assert run.data.tags["mlflow.note.content"].startswith("**stopped after epoch ")
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_interrupted_three_times_says_how_it_goes_on_and_leaves_no_process(
+    small_config: Path, tmp_path: Path
+) -> None:
+    sweep = sweep_file(tmp_path / "sweep.yaml", scheduler="none", max_concurrent=1)
+    words = command("tune", str(small_config), "--sweep", str(sweep), "--set", "train.epochs=3000")
+    children: list[psutil.Process] = []
+
+    def begun() -> bool:
+        found = list(load(small_config).folder.glob("sweeps/*/trials/*/epoch-*"))
+        if found:
+            (own,) = (child for child in psutil.Process().children() if child.cmdline()[:-1] == words[:-1])
+            children.extend(own.children(recursive=True))
+        return bool(found)
+
+    status, err = interrupted(signal.SIGINT, 3, words, begun)
+    assert status == 130, err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "cprfl: stopped after 0 of 3 trials; the same command with --resume goes on"
+    assert {run.info.status for run in runs(load(small_config))} == {"KILLED"}
+    assert children
+    _, left = psutil.wait_procs(children, timeout=20)
+    assert not left
+
+
+def test_no_interruption_tears_a_transaction_apart_and_handlers_go_with_the_command() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    transaction = types.ModuleType("mlflow.store.of_this_test")
+    exec("def commit(work):\n    work()\n    return 'committed'", vars(transaction))
+    ended: list[str] = []
+
+    def press() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupting.interrupts_heard():
+            ended.append(transaction.commit(press))
+            time.sleep(1)
+        assert ended == ["committed"]
+        assert signal.getsignal(signal.SIGINT) is not before  # until the process ends
+    finally:
+        interrupting._first.clear()
+        signal.signal(signal.SIGINT, before)
+    with interrupting.interrupts_heard():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_port_that_is_taken_is_said(

@@ -48,11 +48,16 @@ def _print(name: str, found: tuple[Check, ...]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from cprfl.words import counted
+
     console = Console(highlight=False)
     counts = {status: sum(one.status == status for one in found) for status in _MARKS}
-    console.print(
-        Text(f"{name}: {', '.join(f'{count} {status}' for status, count in counts.items() if count)}", "bold")
-    )
+    said = [
+        counted(count, status) if status in ("issue", "tip") else f"{count} {status}"
+        for status, count in counts.items()
+        if count
+    ]
+    console.print(Text(f"{name}: {', '.join(said)}", "bold"))
     for one in found:
         mark, style = _MARKS[one.status]
         title = (one.title, "bold" if one.status == "issue" else "")

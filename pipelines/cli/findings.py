@@ -44,7 +44,10 @@ def findings(
     if found.duplicates is None:
         print("near duplicates: not looked for, a model whose image tower moved keeps no features")
     else:
-        _print_duplicates(found.duplicates)
+        if found.duplicates:
+            _print_duplicates(found.duplicates)
+        else:
+            print("no near duplicates")
         print(f"{folder / NEAR_DUPLICATES}")
     from cprfl.report.findings.label_mistakes import corrections
     from pipelines.cli.annotation_files import write_annotation_files

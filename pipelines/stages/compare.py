@@ -56,4 +56,4 @@ def _name(run: str, results: Results) -> str:
     if is_run_id(run):
         return f"{own} {run[:8]}"
     folder = results.folder.absolute()
-    return f"{own}/{folder.name}" if folder.parent.name == own else own
+    return f"{own}/{folder.name}" if folder.name != own and folder.parent.name == own else own

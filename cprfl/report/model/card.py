@@ -109,7 +109,7 @@ def _evaluation(results: Results | None) -> list[str]:
         found = evaluate(
             logits_NC, results.test.targets(), manifest.class_names, class_counts(manifest), manifest.groups
         )
-        rows.append(_row(escape(name), found.metrics))
+        rows.append(_row(escape(name.replace("_", " ")), found.metrics))
     more = [] if results.baselines else ["", "No baseline lies beside it."]
     return [
         f"On {counted(len(results.test), 'test image')}; mean average precision, percent.", "",
