@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from cprfl.data.ahead import read_ahead
 from cprfl.data.images import BadImage
 from cprfl.encoders.rows import Decoded, decode
 from cprfl.inference.predictor import Predictor
@@ -51,8 +50,13 @@ def encode_pool(predictor: Predictor, uris: Sequence[str]) -> Pool:
     batches = [uris[start : start + size] for start in range(0, len(uris), size)]
     read, bad = list[str](), list[BadImage]()
     logits, features = [np.empty((0, len(predictor.class_names)))], list[np.ndarray]()
-    decoded = _decoded_ahead(predictor, batches)
-    for batch in progress(decoded, len(uris), "encoding the pool", size=lambda b: len(b.image_ids) + len(b.bad)):
+    transform = predictor.encoder.transform
+
+    def decoded(batch: Sequence[str]) -> Decoded:
+        return decode(batch, batch, transform, views=1)
+
+    shown = read_ahead(decoded, batches, _AHEAD, min(_AHEAD, os.cpu_count() or 1))
+    for batch in progress(shown, len(uris), "encoding the pool", size=lambda b: len(b.image_ids) + len(b.bad)):
         bad += batch.bad
         if not batch.image_ids:
             continue
@@ -62,21 +66,6 @@ def encode_pool(predictor: Predictor, uris: Sequence[str]) -> Pool:
         features.append(features_NF)
     probability_NC = predictor.decisions.probabilities(np.concatenate(logits))
     return Pool(tuple(read), probability_NC, np.concatenate(features) if features else np.empty((0, 0)), tuple(bad))
-
-
-def _decoded_ahead(predictor: Predictor, batches: Sequence[Sequence[str]]) -> Iterator[Decoded]:
-    pending: deque[Future[Decoded]] = deque()
-    with ThreadPoolExecutor(min(_AHEAD, os.cpu_count() or 1)) as pool:
-        try:
-            for batch in batches:
-                pending.append(pool.submit(decode, batch, batch, predictor.encoder.transform, views=1))
-                if len(pending) > _AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 @torch.inference_mode()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cprfl.data.ahead import read_ahead
 from cprfl.data.filesystems import is_remote
 from cprfl.data.images import BadImage, open_image
 from cprfl.encoders.base import Transform
@@ -85,7 +84,7 @@ def stream_scores(
     if readers is None:
         readers = _REMOTE_READERS if any(map(is_remote, uris)) else os.cpu_count() or 1
     batch: list[_ReadImage | BadImage] = []
-    for image in _read_ahead(read, uris, _AHEAD * predictor.batch_size, readers):
+    for image in read_ahead(read, uris, _AHEAD * predictor.batch_size, readers):
         batch.append(image)
         if len(batch) == predictor.batch_size:
             yield _scored(predictor, batch)
@@ -106,24 +105,6 @@ def _read(uri: str, transform: Transform, keep: bool) -> _ReadImage | BadImage:
     seen = part_seen(transform, *image.size)
     image.thumbnail((_SHOWN, _SHOWN))
     return _ReadImage(uri, pixels_K3HW, plain_3HW, image, seen)
-
-
-def _read_ahead(
-    read: functools.partial[_ReadImage | BadImage], uris: Sequence[str], ahead: int, readers: int
-) -> Iterator[_ReadImage | BadImage]:
-    """What ``read`` makes of each, in order, ``ahead`` of which are being read or waiting."""
-    pending: deque[Future[_ReadImage | BadImage]] = deque()
-    with ThreadPoolExecutor(readers) as pool:
-        try:
-            for uri in uris:
-                pending.append(pool.submit(read, uri))
-                if len(pending) > ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def _scored(predictor: Predictor, batch: Sequence[_ReadImage | BadImage]) -> list[ScoredImage | BadImage]:
