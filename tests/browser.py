@@ -45,8 +45,7 @@ def browser(width: int = 1280, height: int = 900, dark: bool = False) -> Iterato
     with sync_playwright() as playwright:
         # Its own sandbox needs rights that a container does not give; the pages are ours.
         chromium = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        scheme = "dark" if dark else "light"
-        page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+        page = chromium.new_page(viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light")
         seen = Seen(page)
         page.on("console", lambda message: seen.errors.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: seen.errors.append(str(error)))

@@ -360,7 +360,9 @@ def scores_of(experiment: Experiment) -> np.ndarray:
 
 def probabilities_of(experiment: Experiment) -> np.ndarray:
     """What evaluation's scores say, calibrated as the checkpoint is."""
-    return Decisions.read(experiment.folder / "checkpoint", ("blue", "green", "red")).probabilities(scores_of(experiment))
+    return Decisions.read(experiment.folder / "checkpoint", ("blue", "green", "red")).probabilities(
+        scores_of(experiment)
+    )
 
 
 def test_a_closed_form_method_goes_through_every_stage(small_config: Path, photos: Path) -> None:

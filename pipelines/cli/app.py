@@ -169,9 +169,11 @@ def tune(
     from pipelines.sweeps.tune import tune as stage
 
     result = stage(experiment, searched, resume=resume)
+    from pipelines.tracking.titles import rounded
+
     for path, value in result.settings.items():
-        print(f"{path}={value}")
-    print(f"{searched.metric} {result.value:.2f} on held-out training images")
+        print(f"{path}={rounded(value)}")
+    print(f"{searched.metric.replace('/', ' ')} {result.value:.1f} on held-out training images")
     print_results(result.experiment, {experiment.name: result.evaluation})
     if result.standing is not None:
         print_standing(result.standing)

@@ -63,8 +63,9 @@ def was_interrupted(ended: SystemExit) -> bool:
 
 
 def say_where() -> None:
-    """Say how far the command got, in one line."""
-    from cprfl.progress import standing
+    """Say how far the command got, in one line; what is pressed after it, while Python ends, changes nothing."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python puts the default, to die of it, in place of our own
+    from cprfl.progress import goes_on, standing
 
     where = f" {standing()}" if standing() else ""
-    print(f"cprfl: stopped{where}; the same command goes on", file=sys.stderr, flush=True)
+    print(f"cprfl: stopped{where}; {goes_on()} goes on", file=sys.stderr, flush=True)

@@ -83,7 +83,7 @@ def _print_worst_classes(experiment: Experiment) -> None:
     results = Results.read(experiment.folder)
     worst = worst_classes(results, _WORST)
     title = f"{experiment.name}: the {len(worst)} worst of {len(results.manifest.class_names)} classes"
-    caption = "confused with: what the first images show in which it is falsely found"
+    caption = "confused with: what its first false images show"
     table = Table(title=title, caption=caption, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("class", "group"):
         table.add_column(heading)

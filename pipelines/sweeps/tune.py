@@ -18,7 +18,7 @@ from cprfl.errors import DatasetError, SweepError
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared
-from cprfl.progress import say
+from cprfl.progress import go_on_with, say
 from cprfl.reading import read_data
 from pipelines.request import request_key
 from pipelines.stages.champion import Standing, check_champion, stand_beside_champion
@@ -68,8 +68,9 @@ def tune(experiment: Experiment, sweep: SweepConfig, *, resume: bool = False) ->
     """
     store, manifest = open_store(experiment.output_dir), read_data(experiment.placed(_SWEEPS))
     check_champion(store, experiment.name)
+    go_on_with("the same command with --resume")
     settings, value = search(store, experiment, sweep.around(experiment), manifest, resume=resume)
-    say(f"{experiment.name}: best {sweep.metric} {value:.2f} with {in_short(settings)}")
+    say(f"{experiment.name}: best {sweep.metric.replace('/', ' ')} {value:.1f} with {in_short(settings)}")
     winner = experiment.changed(settings)
     evaluation, standing = _train_winner(store, winner, manifest, _newest(experiment))
     mark_winner_trained(experiment)

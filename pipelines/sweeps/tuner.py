@@ -14,7 +14,8 @@ from ray import tune as ray_tune
 
 from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared
-from cprfl.progress import say, span
+from cprfl.progress import say, span, stand
+from cprfl.words import counted
 from pipelines.cluster.abandoned import abandoned_workers_freed
 from pipelines.cluster.connection import connect
 from pipelines.cluster.shared import check_shared
@@ -103,13 +104,17 @@ class FollowTrials(ray_tune.Callback):
 
     def __init__(self, sweep: SweepConfig, runs: TrialRuns, epochs: int) -> None:
         self.sweep, self.runs, self.epochs = sweep, runs, epochs
-        self.said, self.start, self.done = time.monotonic(), time.monotonic(), 0
+        self.said = self.start = time.monotonic()
+        self.part: dict[str, float] = {}  # of each trial, how much of it is done
+        self.before: float | None = None  # how much was done in sum when this process saw a first trial
         self.best: tuple[float, str] | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run and say what it tries."""
         known = trial.trial_id in self.runs.runs
         self.runs.start(trial.trial_id, trial.config)
+        if self.before is None:
+            self._begin(trials)
         if not known:
             self._say(trials, trial, in_short(trial.config))
 
@@ -122,26 +127,44 @@ class FollowTrials(ray_tune.Callback):
             numbers = {name: value for name, value in trial.config.items() if isinstance(value, int | float)}
             metrics |= {f"settings/{name}": value for name, value in numbers.items()}
         self.runs.log(trial.trial_id, metrics, int(result["epoch"]))
+        self.part[trial.trial_id] = int(result["epoch"]) / self._whole(trial)
         if time.monotonic() - self.said > _SECONDS_BETWEEN_LINES:
             found = result.get(self.sweep.metric)
-            reached = f", {self.sweep.metric} {found:.2f}" if found is not None else ""
+            reached = f", {self._metric(found)}" if found is not None else ""
             self._say(trials, trial, f"epoch {result['epoch']} of {self._whole(trial)}{reached}{self._standing()}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the trial's run and say what came of it."""
-        last, metric = trial.last_result, self.sweep.metric
+        last = trial.last_result
         pruned = int(last["epoch"]) < self._whole(trial)
         self.runs.end(trial.trial_id, "FINISHED", {"pruned": str(pruned).lower()})
-        self.done += 1
-        self.best = max(self.best or (-1.0, ""), (last[metric], self._number(trials, trial)))
-        stopped = f", stopped after epoch {last['epoch']}" if pruned else ""
-        self._say(trials, trial, f"{metric} {last[metric]:.2f}{stopped}{self._standing()}{self._left()}")
+        self._ended(trial)
+        self.best = max(self.best or (-1.0, ""), (last[self.sweep.metric], self._number(trials, trial)))
+        stopped = f", stopped after epoch {last['epoch']} of {self._whole(trial)}" if pruned else ""
+        self._say(trials, trial, f"{self._metric(last[self.sweep.metric])}{stopped}{self._standing()}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the trial's run; why it failed is known at the end."""
         self.runs.end(trial.trial_id, "FAILED", {})
-        self.done += 1
+        self._ended(trial)
         self._say(trials, trial, f"failed; {in_short(trial.config)}")
+
+    def _begin(self, trials: list[Any]) -> None:
+        """What an interrupted sweep has done already took no time of this process."""
+        ended = [trial for trial in trials if trial.is_finished()]
+        self.part = {trial.trial_id: 1.0 for trial in ended}
+        found = [(trial.last_result.get(self.sweep.metric, -1.0), self._number(trials, trial)) for trial in ended]
+        self.best = max(found, default=None)
+        self.start, self.before = time.monotonic(), float(len(ended))
+        self._stand()
+
+    def _ended(self, trial: Any) -> None:
+        self.part[trial.trial_id] = 1.0
+        self._stand()
+
+    def _stand(self) -> None:
+        done = sum(part == 1.0 for part in self.part.values())
+        stand(f"after {done} of {counted(self.sweep.trials, 'trial')}")
 
     def _whole(self, trial: Any) -> int:
         """Epochs of a trial that nothing stops."""
@@ -150,13 +173,20 @@ class FollowTrials(ray_tune.Callback):
     def _number(self, trials: list[Any], trial: Any) -> str:
         return str(trials.index(trial) + 1)
 
+    def _metric(self, value: float) -> str:
+        """``val mAP 61.2``."""
+        return f"{self.sweep.metric.replace('/', ' ')} {value:.1f}"
+
     def _standing(self) -> str:
-        return f"; best so far {self.best[0]:.2f} (trial {self.best[1]})" if self.best else ""
+        """The best trial so far, and the time that is left."""
+        best = f"; best {self.best[0]:.1f} (trial {self.best[1]})" if self.best else ""
+        return best + self._left()
 
     def _left(self) -> str:
-        """Time that the trials left will take, if they take as long as those that ended."""
-        left = self.sweep.trials - self.done
-        return f"; {span((time.monotonic() - self.start) / self.done * left)} left" if left > 0 else ""
+        """Time that what is left of the trials will take, if it takes as long as what was done in this process."""
+        done = sum(self.part.values())
+        since, left = done - (self.before or 0.0), self.sweep.trials - done
+        return f"; {span((time.monotonic() - self.start) / since * left)} left" if left > 0 and since > 0 else ""
 
     def _say(self, trials: list[Any], trial: Any, what: str) -> None:
         self.said = time.monotonic()

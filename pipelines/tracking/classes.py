@@ -1,4 +1,4 @@
-"""The average precision of each class, beside a run: a table for people, and metrics of a run of their own to search.
+"""What explains a run's results, below it: metrics of classes and the like in a run of their own, a table for people.
 
 Metrics of the run itself would each be a chart of one bar there, before any curve.
 """
@@ -22,16 +22,16 @@ from pipelines.tracking.titles import KIND, PARENT
 
 CLASSES = "classes"
 _TABLE, _TABLES = "classes.json", "mlflow.loggedArtifacts"
-_OF_A_CLASS = re.compile(r"(^|/)AP/")
+_EXPLAINING = re.compile(r"(^|/)(AP/.*|[OC][PR](_\w+)?|\w+_top3|ECE_\w+)$")
 
 
-def is_of_a_class(metric: str) -> bool:
-    """Whether a metric (``test/AP/dog``) is of one class."""
-    return _OF_A_CLASS.search(metric) is not None
+def explains(metric: str) -> bool:
+    """Whether a metric explains another: one class, what is behind an F1, a part of a calibration."""
+    return _EXPLAINING.search(metric) is not None
 
 
 def log_class_metrics(run_id: str, metrics: Mapping[str, float]) -> None:
-    """Log metrics of single classes to the run below this one that is for them."""
+    """Log metrics that explain others to the run below this one that is for them."""
     run = client().get_run(run_id)
     experiment = run.info.experiment_id
     below = f"tags.`{PARENT}` = '{run_id}' and tags.`{KIND}` = '{CLASSES}'"

@@ -11,7 +11,7 @@ from mlflow.entities import Run as MlflowRun
 
 from pipelines.tracking.registry import VERSION
 from pipelines.tracking.store import MACHINE_LEARNING, client
-from pipelines.tracking.titles import Difference
+from pipelines.tracking.titles import Difference, rounded
 
 NOTE, DIFFERS, SWEEP_RUN, FAILURE = "mlflow.note.content", "cprfl.differs", "cprfl.sweep_run", "failure"
 BESIDE = "beside the champion"
@@ -54,10 +54,13 @@ def _results(run: MlflowRun) -> str:
 def _sweep(run: MlflowRun) -> str:
     best = {name: value for name, value in run.data.metrics.items() if name.startswith("best/")}
     settings = [
-        f"`{name.removeprefix('best.')}` {escaped(value)}"
+        f"`{name.removeprefix('best.')}` {escaped(rounded(value))}"
         for name, value in run.data.tags.items() if name.startswith("best.")
     ]  # fmt: skip
-    lines = [f"best {name.removeprefix('best/')} {value:.1f}: {', '.join(settings)}" for name, value in best.items()]
+    lines = [
+        f"best {name.removeprefix('best/').replace('/', ' ')} {value:.1f}: {', '.join(settings)}"
+        for name, value in best.items()
+    ]
     return "\n".join(lines)
 
 

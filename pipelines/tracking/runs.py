@@ -20,7 +20,7 @@ from cprfl.errors import UserError
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.progress import standing
-from pipelines.tracking.classes import is_of_a_class, log_class_metrics, log_class_table
+from pipelines.tracking.classes import explains, log_class_metrics, log_class_table
 from pipelines.tracking.datasets import log_data_set
 from pipelines.tracking.names import mlflow_names
 from pipelines.tracking.notes import DIFFERS, FAILURE, SWEEP_RUN, describe
@@ -45,11 +45,11 @@ class Run:
     sink: MetricsSink
 
     def log_results(self, metrics: dict[str, float], *artifacts: Path) -> None:
-        """Log metrics that come once, and files or folders; those of single classes have a run of their own below."""
-        single = {name: value for name, value in metrics.items() if is_of_a_class(name)}
-        mlflow.log_metrics(mlflow_names({name: value for name, value in metrics.items() if name not in single}))
-        if single:
-            log_class_metrics(self.id, single)
+        """Log metrics that come once, and files or folders; what explains metrics has a run of its own below."""
+        below = {name: value for name, value in metrics.items() if explains(name)}
+        mlflow.log_metrics(mlflow_names({name: value for name, value in metrics.items() if name not in below}))
+        if below:
+            log_class_metrics(self.id, below)
         for artifact in artifacts:
             if artifact.is_dir():
                 mlflow.log_artifacts(str(artifact), artifact.name)

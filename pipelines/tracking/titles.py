@@ -41,7 +41,7 @@ class Difference:
     @property
     def in_words(self) -> str:
         """``epochs=12, lr=0.003``; empty where nothing differs."""
-        shown = [f"{_short(path)}={_number(here)}" for path, (_, here) in self.settings.items()]
+        shown = [f"{_short(path)}={rounded(here)}" for path, (_, here) in self.settings.items()]
         shown += ["other data"] if self.data else []
         more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
         return ", ".join(shown[:_SHOWN]) + more
@@ -99,7 +99,7 @@ def parameters(experiment: Experiment) -> dict[str, Any]:
 
 def in_short(settings: Mapping[str, Any]) -> str:
     """Settings in a line: ``gamma_neg=3.744 lr=0.0012``."""
-    return " ".join(f"{_short(path)}={_number(value)}" for path, value in settings.items())
+    return " ".join(f"{_short(path)}={rounded(value)}" for path, value in settings.items())
 
 
 def _reference(store: Store, experiment: Experiment) -> MlflowRun | None:
@@ -132,7 +132,7 @@ def _short(path: str) -> str:
     return sections[-1] if last == "name" and sections else last
 
 
-def _number(value: Any) -> str:
+def rounded(value: Any) -> str:
     """Numbers to four digits; anything else as it is."""
     try:
         return f"{float(value):.4g}" if not isinstance(value, bool) else str(value).lower()
