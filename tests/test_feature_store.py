@@ -250,8 +250,8 @@ def test_the_command_line_lists_verifies_and_prunes(tmp_path: Path) -> None:
         return result.output
 
     listed = call("ls")
-    assert "23 images x 2 views of [4, 3], test; used by mine" in listed
-    assert "5 images x 2 views of [4, 3], test; used by no experiment here" in listed
+    assert "used by mine\n    test, 23 images x 2 views of [4, 3]" in listed
+    assert "used by no experiment here\n    test, 5 images x 2 views of [4, 3]" in listed
     assert "2 stores are sound" in call("verify")
     first = sorted(Path(other.folder.uri).glob("*.parquet"))[0]
     first.write_bytes(first.read_bytes()[:-9])

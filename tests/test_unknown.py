@@ -20,6 +20,7 @@ from cprfl.encoders.base import Encoded
 from cprfl.errors import DatasetError
 from cprfl.evaluation import average_precision, evaluate, f1_scores
 from cprfl.evaluation.comparison import bootstrap_gains
+from cprfl.evaluation.intervals import drawn as drawn_images
 from cprfl.evaluation.metrics import mean_precision
 from cprfl.experiment import load
 from cprfl.inference.scoring import evaluate_checkpoint, score_test_images
@@ -87,7 +88,7 @@ def test_the_bootstrap_takes_a_class_on_the_images_of_which_it_is_known() -> Non
     targets, rng = drawn(3, 40), np.random.default_rng(3)
     both = [np.nan_to_num(targets) + rng.normal(size=targets.shape) for _ in range(2)]
     found = bootstrap_gains(both[0], both[1], targets, 20, seed=1)
-    weights = np.random.default_rng(1).multinomial(40, np.full(40, 1 / 40), size=20)
+    weights = np.concatenate(list(drawn_images(40, 20, seed=1)), axis=1).T
     for gain, weight in zip(found, weights, strict=True):
         means = []
         for scores in both:
