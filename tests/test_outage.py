@@ -75,11 +75,11 @@ def test_metrics_are_kept_while_the_server_is_gone_and_sent_when_it_is_back(
     experiment_id = store.experiment_id(experiment.name)
 
     def epochs() -> list[int]:
-        (run,) = mlflow.MlflowClient().search_runs([experiment_id])
+        (run,) = runs(experiment)
         return sorted(m.step for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/loss"))
 
     def kill_after_two_epochs() -> None:
-        while not (runs := mlflow.MlflowClient().search_runs([experiment_id])) or len(runs[0].data.metrics) < 1:
+        while not (found := mlflow.MlflowClient().search_runs([experiment_id])) or len(found[0].data.metrics) < 1:
             time.sleep(0.05)
         server.kill()
 
@@ -97,7 +97,7 @@ def test_metrics_are_kept_while_the_server_is_gone_and_sent_when_it_is_back(
     server.start()
     result = stages.run(experiment)["small"]
     assert epochs() == list(range(1, EPOCHS + 1))
-    (run,) = mlflow.MlflowClient().search_runs([experiment_id])  # one run, not two
+    (run,) = runs(experiment)  # one run, not two
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test/mAP"] == pytest.approx(result.metrics["mAP"])
     assert not outbox.exists()
