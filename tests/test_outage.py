@@ -21,6 +21,7 @@ from cprfl.experiment import load
 from pipelines.stages import run as stages
 from pipelines.tracking.runs import metrics_sink
 from pipelines.tracking.store import answers, open_store
+from tests.helpers import runs
 
 EPOCHS = 40
 
