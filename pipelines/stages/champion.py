@@ -21,6 +21,7 @@ from cprfl.inference.scoring import PREDICTIONS, score_test_images
 from cprfl.preparation import Prepared
 from cprfl.report.results import BASELINES
 from cprfl.training.checkpoint import load_info
+from cprfl.words import counted
 from pipelines.stages.places import COMPARISON
 from pipelines.tracking import registry
 from pipelines.tracking.runs import Run
@@ -39,8 +40,7 @@ class ClassGain:
     training_images: int
 
     def __str__(self) -> str:
-        images = "image" if self.training_images == 1 else "images"
-        return f"{self.name} {self.points:+.1f} ({self.training_images} training {images})"
+        return f"{self.name} {self.points:+.1f} ({counted(self.training_images, 'training image')})"
 
 
 @dataclass(frozen=True)
