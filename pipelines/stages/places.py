@@ -15,12 +15,13 @@ from cprfl.inference.scoring import EVALUATION, PREDICTIONS
 from cprfl.preparation import BAD_IMAGES, CHECKPOINT, MANIFEST, PREPARED, Prepared
 from cprfl.reading import SAME_CONTENT
 from cprfl.report.results import BASELINES
+from pipelines.tracking.results import RUN
 
 CHALLENGER, TUNED, RETRAINING = "challenger", "tuned", "retraining"
 """Places below ``outputs/<name>``: of a retraining's model, of a sweep's winner, of what a retraining was asked for."""
 
 COMPARISON = "comparison.json"
-RESULTS = (EVALUATION, PREDICTIONS, BASELINES, COMPARISON, "report.html", "long_tail.png", "run.json")
+RESULTS = (EVALUATION, PREDICTIONS, BASELINES, COMPARISON, "report.html", "long_tail.png", RUN)
 """What is said about a checkpoint, and is wrong beside another one."""
 
 _OF_A_MODEL = (*RESULTS, MANIFEST, PREPARED, BAD_IMAGES, SAME_CONTENT, CHECKPOINT)

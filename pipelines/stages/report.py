@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from cprfl.errors import CheckpointError
@@ -14,13 +13,12 @@ from cprfl.report.model.long_tail_picture import write_picture
 from cprfl.report.model.page import write_page
 from cprfl.report.model.report import model_report
 from cprfl.report.results import Results
-from pipelines.stages.train import read_run_id
 from pipelines.tracking.artifacts import download_artifact
+from pipelines.tracking.results import is_run_id, local_results
 from pipelines.tracking.runs import Run
 from pipelines.tracking.store import open_existing_store
 
 REPORT, LONG_TAIL = "report.html", "long_tail.png"
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 
 
 def write_report(experiment: Experiment, prepared: Prepared, run: Run | None = None) -> Path:
@@ -75,11 +73,10 @@ def report_of(target: str | None = None, output_dir: Path = Path("outputs")) -> 
         return write_page_of(_newest(output_dir))
     if Path(target).is_dir():
         return write_page_of(Path(target))
-    if not _RUN_ID.fullmatch(target):
+    if not is_run_id(target):
         return write_page_of(load(target).folder)
-    here = [path for path in output_dir.glob("**/run.json") if read_run_id(path) == target]
-    if here:
-        return write_page_of(here[0].parent)
+    if (here := local_results(target, output_dir)) is not None:
+        return write_page_of(here)
     return download_artifact(
         open_existing_store(str(output_dir)), target, REPORT, output_dir / "cache" / "reports" / target
     )

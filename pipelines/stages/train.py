@@ -23,10 +23,9 @@ from pipelines.background import in_thread
 from pipelines.stages.places import finish_adoption, forget_results
 from pipelines.stages.preprocess import preprocess
 from pipelines.tracking.epochs import follow_epochs
+from pipelines.tracking.results import RUN
 from pipelines.tracking.runs import Run, has_tags, interrupted_run, open_run, training_tag
 from pipelines.tracking.store import Store, open_store
-
-_RUN = "run.json"
 
 
 def train_stage(experiment: Experiment) -> Path:
@@ -147,12 +146,12 @@ def training_run(
 
 def record_run(experiment: Experiment, run: Run) -> None:
     """Write down the run of the checkpoint in the experiment's folder."""
-    write_json(experiment.folder / _RUN, {"run_id": run.id})
+    write_json(experiment.folder / RUN, {"run_id": run.id})
 
 
 def trained_run(store: Store, experiment: Experiment, tags: dict[str, str]) -> str | None:
     """The run of the checkpoint in the experiment's folder, if there is one and it has these tags."""
-    run_id = read_run_id(experiment.folder / _RUN)
+    run_id = read_run_id(experiment.folder / RUN)
     return run_id if run_id is not None and has_tags(store, run_id, tags) else None
 
 

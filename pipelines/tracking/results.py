@@ -23,6 +23,14 @@ def is_run_id(word: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{32}", word) is not None
 
 
+def local_results(run_id: str, output_dir: Path) -> Path | None:
+    """The folder in which a run left its results, if they still lie there."""
+    for record in sorted([*output_dir.glob(f"*/{RUN}"), *output_dir.glob(f"*/*/{RUN}")]):
+        if json.loads(record.read_text())["run_id"] == run_id:
+            return record.parent
+    return None
+
+
 def fetch_results(store: Store, run_id: str, output_dir: Path, folder: Path) -> Path:
     """The folder with a run's results: where it left them if they still lie there, or else fetched into ``folder``.
 
@@ -36,9 +44,8 @@ def fetch_results(store: Store, run_id: str, output_dir: Path, folder: Path) -> 
         CheckpointError: where the run has no results, or its images are not known here.
         TrackingError: where there is no such run.
     """
-    for record in sorted([*output_dir.glob(f"*/{RUN}"), *output_dir.glob(f"*/*/{RUN}")]):
-        if json.loads(record.read_text())["run_id"] == run_id:
-            return record.parent
+    if (here := local_results(run_id, output_dir)) is not None:
+        return here
     with mlflow_mistakes(store.uri):
         tags = client().get_run(run_id).data.tags
         there = {file.path for file in client().list_artifacts(run_id)}
