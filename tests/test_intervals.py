@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from cprfl.evaluation.confusion import confusion
+from cprfl.evaluation.confusion import confusions
 from cprfl.evaluation.intervals import bootstrap, drawn, weighted_precision
 from cprfl.evaluation.metrics import average_precision
 
@@ -101,7 +101,7 @@ def test_false_positives_show_what_a_class_is_taken_for() -> None:
     targets[targets[:, 1] == 1, 0] = 0
     scores = rng.normal(scale=0.1, size=targets.shape) + targets
     scores[:, 0] = np.maximum(targets[:, 0], 0.9 * targets[:, 1]) + rng.normal(scale=0.01, size=200)
-    found = confusion(0, scores, scores > 0.5, targets, names)
+    (found,) = confusions([0], scores, scores > 0.5, targets, names)
     assert found.false_positives == int(targets[:, 1].sum())
     assert found.looked_at == 30
     assert found.misses == 0
@@ -110,7 +110,7 @@ def test_false_positives_show_what_a_class_is_taken_for() -> None:
     assert (first.class_name, first.share, first.images) == ("circle", 1.0, 30)
     assert first.lift == pytest.approx(1 / targets[targets[:, 0] == 0, 1].mean())
     # Where nothing is falsely found, the images that come the nearest are looked at.
-    none = confusion(0, scores, np.zeros_like(scores, dtype=bool), targets, names, first=10)
+    (none,) = confusions([0], scores, np.zeros_like(scores, dtype=bool), targets, names, first=10)
     assert (none.false_positives, none.looked_at, none.shown_instead[0].class_name) == (0, 10, "circle")
     assert none.misses == int(targets[:, 0].sum())
 
@@ -118,8 +118,8 @@ def test_false_positives_show_what_a_class_is_taken_for() -> None:
 def test_what_is_unknown_is_neither_a_false_positive_nor_a_miss() -> None:
     targets = np.array([[1, np.nan], [np.nan, 1], [0, 1], [0, 1], [0, 0]])
     found_NC = np.ones_like(targets, dtype=bool)
-    found = confusion(0, targets, found_NC, targets, ("a", "b"))
+    (found,) = confusions([0], targets, found_NC, targets, ("a", "b"))
     assert (found.false_positives, found.misses) == (3, 0)
     assert [(one.class_name, one.images) for one in found.shown_instead] == []
-    missed = confusion(1, targets, ~found_NC, targets, ("a", "b"))
+    (missed,) = confusions([1], targets, ~found_NC, targets, ("a", "b"))
     assert (missed.false_positives, missed.misses) == (0, 3)

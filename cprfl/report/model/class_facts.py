@@ -11,7 +11,7 @@ import numpy as np
 
 from cprfl.data.long_tail import GroupName, class_counts, groups
 from cprfl.data.manifest import Manifest
-from cprfl.evaluation.confusion import Confusion, confusion
+from cprfl.evaluation.confusion import Confusion, confusions
 from cprfl.evaluation.reliability import calibration_error, reliability
 from cprfl.report.checks.base import Seen
 
@@ -99,6 +99,7 @@ def class_facts(seen: Seen) -> list[ClassFacts]:
     manifest, logits_NC = results.manifest, results.logits
     found_NC = results.decisions.found(logits_NC)
     counts_C, group_C = class_counts(manifest), group_names(manifest)
+    mistakes = confusions(range(len(manifest.class_names)), logits_NC, found_NC, targets_NC, manifest.class_names)
     facts = []
     for label, name in enumerate(manifest.class_names):
         known_N = ~np.isnan(targets_NC[:, label])
@@ -114,7 +115,7 @@ def class_facts(seen: Seen) -> list[ClassFacts]:
                 *precision_recall(logits_NC[known_N, label], shown_n),
                 _histogram(probability_n[shown_n]), _histogram(probability_n[~shown_n]),
                 bins, calibration_error(bins) if bins else None,
-                confusion(label, logits_NC, found_NC, targets_NC, manifest.class_names),
+                mistakes[label],
             )
         )  # fmt: skip
     return facts

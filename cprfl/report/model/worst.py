@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cprfl.data.long_tail import GroupName, class_counts, groups
-from cprfl.evaluation.confusion import Company, confusion
+from cprfl.evaluation.confusion import Company, confusions
 from cprfl.report.results import Results
 from cprfl.words import percent
 
@@ -53,9 +53,9 @@ def worst_classes(results: Results, count: int) -> list[ClassResult]:
     worst = sorted(shown, key=lambda label: metrics[f"AP/{manifest.class_names[label]}"])[:count]
     found_NC = results.decisions.found(results.logits)
     result = []
-    for label in worst:
+    mistaken = confusions(worst, results.logits, found_NC, targets_NC, manifest.class_names)
+    for label, mistakes in zip(worst, mistaken, strict=True):
         name = manifest.class_names[label]
-        mistakes = confusion(label, results.logits, found_NC, targets_NC, manifest.class_names)
         result.append(ClassResult(
             name, group_of[label], int(training[label]), int((targets_NC[:, label] == 1).sum()), metrics[f"AP/{name}"],
             mistakes.false_positives, mistakes.misses, mistakes.looked_at,
