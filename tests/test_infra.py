@@ -7,6 +7,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -158,8 +160,20 @@ def test_no_pod_is_privileged_or_without_bounds() -> None:
     for container in found:
         assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
         assert container["resources"]["limits"].keys() >= {"cpu", "memory"}
+        if "volumeMounts" in container or "ports" in container:  # of the cluster or the champion: what stays
+            assert container.keys() >= {"startupProbe", "readinessProbe", "livenessProbe"}
     cluster = next(found for found in resources() if found["kind"] == "RayCluster")
     assert cluster["spec"]["authOptions"]["mode"] == "token"
+
+
+def test_addresses_and_keys_come_from_secrets() -> None:
+    """No file of the project has them: what pods take from the environment is a secret, but for plain switches."""
+    texts = "".join(path.read_text() for path in KUBERAY.rglob("*.yaml"))
+    assert not re.search(r"MLFLOW_TRACKING_URI|AWS_\w+KEY|kind: Secret", texts)
+    long_lived = [found for found in resources() for found in containers(found) if "envFrom" in found]
+    assert len(long_lived) == 4
+    for container in long_lived:
+        assert {"secretRef": {"name": "cprfl-storage"}} in container["envFrom"]
 
 
 def test_compose_opens_nothing_but_to_this_machine_and_has_no_default_secret() -> None:
@@ -176,9 +190,76 @@ def test_compose_opens_nothing_but_to_this_machine_and_has_no_default_secret() -
     assert not re.search(r"(?i)(password|secret|token)\w*: *[\"']?[\w-]+[\"']?$", text, re.MULTILINE)
 
 
+def test_mlflow_and_ray_understand_what_they_are_started_with() -> None:
+    from mlflow.cli import cli as mlflow
+    from ray.scripts.scripts import cli as ray
+
+    groups = {"mlflow": mlflow, "ray": ray}
+    services = [found for found in compose()["services"].values() if found.get("entrypoint", [""])[0] in groups]
+    assert len(services) == 3
+    for service in services:
+        program, name = service["entrypoint"]
+        groups[program].commands[name].make_context(name, list(service["command"]))
+
+
+def test_no_password_is_in_a_process_list() -> None:
+    for name, service in compose()["services"].items():
+        words = [
+            *service.get("command", []),
+            *service.get("entrypoint", []),
+            *service.get("healthcheck", {}).get("test", []),
+        ]
+        assert not [word for word in words if re.search(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY", word)], name
+
+
+DOCKERFILE = (INFRA / "Dockerfile").read_text()
+
+
 def test_the_image_is_not_root_and_holds_no_weights() -> None:
-    lines = (INFRA / "Dockerfile").read_text()
-    last = lines.rpartition("\nFROM ")[2]
+    last = DOCKERFILE.rpartition("\nFROM ")[2]
     assert "\nUSER 10001" in last and "HEALTHCHECK" in last and 'ENTRYPOINT ["cprfl"]' in last
     ignored = (INFRA / "Dockerfile.dockerignore").read_text().split()
     assert "*" in ignored and not any("weights" in line or "outputs" in line for line in ignored)
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    lint = Path(sysconfig.get_path("scripts")) / "hadolint"
+    done = subprocess.run([lint, INFRA / "Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_what_the_build_copies_is_there_and_not_ignored() -> None:
+    root = INFRA.parent
+    sources = [name for line in re.findall(r"^COPY (?!--)(.+) \S+$", DOCKERFILE, re.MULTILINE) for name in line.split()]
+    let_in = {line[1:] for line in (INFRA / "Dockerfile.dockerignore").read_text().split() if line.startswith("!")}
+    assert set(sources) == let_in
+    assert all((root / name).exists() for name in sources)
+
+
+@pytest.mark.slow
+def test_the_lines_that_install_run_in_a_fresh_environment(tmp_path: Path) -> None:
+    """No daemon is needed: the first stage's RUN line, word for word but for its folder.
+
+    Two words differ, since nobody downloads two gigabytes for a test: the dependencies are this environment's, linked
+    behind the installation, and what is built is built by this environment's setuptools.
+    """
+    (line,) = re.findall(r"^RUN (python -m venv (?:.*\\\n)*.*)", DOCKERFILE, re.MULTILINE)
+    source, target = tmp_path / "source", tmp_path / "opt"
+    shutil.copytree(INFRA.parent, source, ignore=shutil.ignore_patterns(".*", "outputs", "tests", "docs", "build"))
+    line = (
+        line.replace("\\\n", " ")
+        .replace("/opt/cprfl", str(target))
+        .replace("python -m venv", f"{sys.executable} -m venv")
+    )
+    assert line.count(" --no-cache-dir ") == 1
+    line = line.replace(" --no-cache-dir ", " --no-deps --no-index --no-build-isolation --force-reinstall ")
+    own = f"{target}/lib/python{sysconfig.get_python_version()}/site-packages"
+    make, install, remove = re.split(r"\s+&& ", line)
+    link = f"rm -rf {own}/setuptools* && echo {sysconfig.get_path('purelib')} > {own}/dependencies.pth"
+    done = subprocess.run(["sh", "-ec", " && ".join([make, link, install, remove])], cwd=source,
+                          env={"PATH": "/usr/bin:/bin", "TORCH_INDEX": "none"},
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert not list(Path(own).rglob("__pycache__"))
+    answer = subprocess.run([target / "bin" / "cprfl", "--version"], capture_output=True, text=True, cwd=tmp_path)
+    assert answer.stdout.startswith("cprfl "), answer.stderr

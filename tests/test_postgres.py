@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,33 +34,35 @@ for version in ("1", "2") * 10:
 """
 
 
-def postgres(*words: str | Path, **more: str) -> str:
+def postgres(*words: str | Path, input: str | None = None) -> str:
     """Run one of PostgreSQL's programs as somebody whom it serves: it refuses root."""
     assert PROGRAMS is not None
     command = [str(PROGRAMS / words[0]), *map(str, words[1:])]
     if getpass.getuser() == "root":
         command = ["runuser", "-u", "postgres", "--", *command]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **more}, cwd="/", timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, input=input, cwd="/", timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+def server() -> Iterator[list[str]]:
     """A server on the loopback interface, as the options of its programs."""
     if PROGRAMS is None:
         pytest.skip("no PostgreSQL on this machine; Debian: apt install postgresql")
-    folder = tmp_path_factory.mktemp("postgres")
-    if getpass.getuser() == "root":
-        for parent in (folder, *folder.parents[:2]):
-            parent.chmod(0o755)
-        shutil.chown(folder, "postgres")
-    (port,) = free_ports(1)
-    postgres("initdb", "-D", folder / "data", "-A", "trust", "-U", "mlflow", "--no-sync")
-    options = f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories={folder}"
-    postgres("pg_ctl", "-D", folder / "data", "-o", options, "-l", folder / "log", "-w", "start")
-    yield ["-h", "127.0.0.1", "-p", str(port), "-U", "mlflow"]
-    postgres("pg_ctl", "-D", folder / "data", "-m", "immediate", "stop")
+    # Not below pytest's folders, which nobody but their owner may enter; the server runs as somebody else.
+    with tempfile.TemporaryDirectory(prefix="cprfl-postgres-") as name:
+        folder = Path(name)
+        if getpass.getuser() == "root":
+            shutil.chown(folder, "postgres")
+        (port,) = free_ports(1)
+        postgres("initdb", "-D", folder / "data", "-A", "trust", "-U", "mlflow", "--no-sync")
+        options = f"-c listen_addresses=127.0.0.1 -p {port} -c unix_socket_directories={folder}"
+        postgres("pg_ctl", "-D", folder / "data", "-o", options, "-l", folder / "log", "-w", "start")
+        try:
+            yield ["-h", "127.0.0.1", "-p", str(port), "-U", "mlflow"]
+        finally:
+            postgres("pg_ctl", "-D", folder / "data", "-m", "immediate", "stop")
 
 
 @pytest.mark.slow
@@ -98,11 +101,9 @@ def test_two_writers_lose_nothing_and_a_backup_is_restored(
     assert before == {
         f"{name} {n}": [float(step) for step in range(20)] for name in ("first", "second") for n in range(5)
     }
-    dump = tmp_path.parent / "mlflow.dump"
-    dump.write_text(postgres("pg_dump", *server, "mlflow"))
-    dump.chmod(0o644)
+    dump = postgres("pg_dump", *server, "mlflow")
     postgres("createdb", *server, "restored")
-    postgres("psql", *server, "-q", "-d", "restored", "-f", dump)
+    postgres("psql", *server, "-q", "-d", "restored", input=dump)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{address}/restored")
     open_store(str(tmp_path))
     assert written() == before
