@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import shutil
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ import torch
 from cprfl.data.checks import missing_images, where_it_may_be
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.feature_store.filling import StoreKey
-from cprfl.data.files import fingerprint, write_json
+from cprfl.data.files import fingerprint, read_record, write_aside, write_record
 from cprfl.data.images import image_stamps
 from cprfl.data.long_tail import hold_out
 from cprfl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
@@ -159,8 +159,8 @@ def prepare(
     manifest.write(experiment.folder / MANIFEST)
     # Workers read a copy that is named by what it says: the next command may overwrite the experiment's.
     copy = experiment.cache_dir / "manifests" / f"{manifest.digest}.parquet"
-    if not copy.exists():
-        manifest.write(copy)
+    with write_aside(copy) as aside:  # one that is there may be damaged
+        shutil.copyfile(experiment.folder / MANIFEST, aside)
     record = {
         "manifest": str(copy),
         "features": store.folder.uri if store is not None else None,
@@ -170,8 +170,17 @@ def prepare(
     }
     if store is not None and not metrics["extraction/images"]:
         metrics = _earlier_metrics(experiment, store)
-    write_json(experiment.folder / PREPARED, record | {"metrics": metrics})
+    write_record(experiment.folder / PREPARED, record | {"metrics": metrics})
     return Prepared(manifest, text, store, encoder, record, metrics)
+
+
+def read_preparation(path: Path) -> dict[str, Any]:
+    """What ``prepared.json`` says: the record that `read_prepared` takes, and what extracting the features took.
+
+    Raises:
+        DatasetError: where the file is missing or damaged.
+    """
+    return read_record(path, DatasetError, "`cprfl preprocess CONFIG` writes it anew")
 
 
 def read_prepared(experiment: Experiment, record: dict[str, Any]) -> Prepared:
@@ -274,7 +283,11 @@ def _check_files(manifest: Manifest, stamps: Sequence[tuple[int, ...]], experime
 
 def _earlier_metrics(experiment: Experiment, store: FeatureStore) -> dict[str, float]:
     """What extracting these features took when it was done, if that was for this experiment."""
-    record = experiment.folder / PREPARED
-    before = json.loads(record.read_text()) if record.exists() else {}
+    record, before = experiment.folder / PREPARED, dict[str, Any]()
+    if record.exists():
+        try:
+            before = read_preparation(record)
+        except DatasetError as error:
+            print(error, file=sys.stderr)
     nothing = {"extraction/images": 0.0, "extraction/bad_images": float(len(store.bad_images))}
     return dict(before["metrics"]) if before.get("features") == store.folder.uri else nothing

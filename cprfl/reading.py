@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import sys
 from pathlib import Path
 
 from cprfl import progress
 from cprfl.data.checks import same_bytes
-from cprfl.data.files import fingerprint, write_aside, write_json
+from cprfl.data.files import fingerprint, read_record, write_aside, write_record
 from cprfl.data.filesystems import is_remote
 from cprfl.data.images import image_stamps
 from cprfl.data.manifest import Manifest
+from cprfl.errors import DatasetError
 from cprfl.experiment import Experiment
 from cprfl.words import counted
 
 SAME_CONTENT = "same_content.csv"
 _FEW, _MANY, _ALIKE = 2, 10, 0.85  # images of a class that may be a slip, of one that is none, and how alike names are
+
+_DEAL_ANEW = "remove it, and images are dealt out anew, those of an unchanged list as before"
 
 # Settings that do not choose which images there are.
 _OF_LABELS = {
@@ -35,7 +37,7 @@ def read_data(experiment: Experiment, *, say: bool = True) -> Manifest:
     still move none of them.
 
     Raises:
-        DatasetError: as `cprfl.data.readers.base.DatasetConfig.read`.
+        DatasetError: as `cprfl.data.readers.base.DatasetConfig.read`, and where that record is damaged.
     """
     dataset = experiment.dataset
     if say:
@@ -44,11 +46,11 @@ def read_data(experiment: Experiment, *, say: bool = True) -> Manifest:
         manifest = dataset.read()
     else:
         record = _record(experiment)
-        earlier = json.loads(record.read_text()) if record.exists() else {}
+        earlier = read_record(record, DatasetError, _DEAL_ANEW) if record.exists() else {}
         manifest = dataset.read(earlier)
         dealt = dict(zip(manifest.image_ids, manifest.splits, strict=True))
         if earlier | dealt != earlier:
-            write_json(record, earlier | dealt)
+            write_record(record, earlier | dealt)
     if say:
         for note in (*manifest.notes, *_misspelt(manifest), *_same_content(experiment, manifest)):
             print(f"note: {note}", file=sys.stderr)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cprfl.data.files import write_json
+from cprfl.data.files import write_record
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import Groups, Manifest
 from cprfl.evaluation.decisions import Decisions
@@ -55,8 +55,8 @@ def made_results(
     info = CheckpointInfo(experiment.model_dump(mode="json"), "key", list(names), "encoder", "text", 3, {}, False)
     checkpoint = folder / CHECKPOINT
     Path(checkpoint).mkdir(exist_ok=True)
-    write_json(checkpoint / "checkpoint.json", {"version": VERSION, **asdict(info)})
-    write_json(folder / PREPARED, {"features": None})
+    write_record(checkpoint / "checkpoint.json", {"version": VERSION, "resume.pt": None, **asdict(info)})
+    write_record(folder / PREPARED, {"features": None})
     if decisions is not None:
         decisions.write(checkpoint)
     return Results.read(folder)

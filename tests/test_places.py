@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from cprfl.errors import CheckpointError
 from cprfl.experiment import Experiment, load
+from cprfl.models.base import Facts
+from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
 from pipelines.stages import places
 from pipelines.stages.places import CHALLENGER, adopt, finish_adoption, forget_results
 
@@ -18,6 +22,7 @@ KEPT = {"notes.txt": "mine", "sweeps/one/best.yaml": "found", "retraining/reques
 OLD = {"checkpoint/weights": "old", "evaluation.json": "old", "baselines/champion.parquet": "old",
        "bad_images.csv": "old", "report.html": "old", "checkpoint/tower": "old"}  # fmt: skip
 NEW = {"checkpoint/weights": "new", "evaluation.json": "new", "baselines/linear.parquet": "new", "card.md": "new"}
+PARTS = ("checkpoint.json", "model.safetensors", "facts.safetensors")
 GOING_ON = {"training/0123/epoch": "half", "unsent/abc.jsonl": "line"}
 
 
@@ -32,7 +37,8 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in PARTS]
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
 
 
 @pytest.fixture
@@ -41,6 +47,8 @@ def challenger(tmp_path: Path) -> Experiment:
     write(experiment.folder, OLD | KEPT)
     challenger = experiment.placed(CHALLENGER)
     write(challenger.folder, NEW | GOING_ON)
+    info = CheckpointInfo({}, "key", ["red"], "encoder", "text", 1, {}, holds_tower=False)
+    save_checkpoint(challenger.folder / "checkpoint", {}, Facts.of_text(torch.ones(1, 2), 2), info, None)
     return challenger
 
 
@@ -86,6 +94,23 @@ def test_whatever_interrupts_it_the_next_start_does_the_rest(
         adopt(challenger)  # it had not left: the retraining does it
     finish_adoption(challenger)
     assert files_of(home) == adopted()
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("left", [False, True], ids=["before it left", "on its way"])
+def test_a_damaged_challenger_takes_no_place(challenger: Experiment, part: str, left: bool) -> None:
+    home = challenger.placed("").folder
+    if left:
+        challenger.folder.rename(home / ".leaving")
+    damaged = (home / ".leaving" if left else challenger.folder) / "checkpoint" / part
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    before = files_of(home)
+    with pytest.raises(CheckpointError, match=rf"{part}: damaged.*{'remove .*leaving' if left else 'train again'}"):
+        finish_adoption(challenger) if left else adopt(challenger)
+    kept = files_of(home)
+    assert OLD.items() <= kept.items() and kept.values() and sorted(kept.values()) == sorted(before.values())
 
 
 def test_nothing_is_mended_where_nothing_was_interrupted(challenger: Experiment) -> None:

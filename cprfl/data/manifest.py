@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cprfl.data.files import fingerprint, write_aside
+from cprfl.data.files import fingerprint
+from cprfl.data.table_files import read_table, write_table
 from cprfl.errors import DatasetError
 
 TRAIN, VALIDATION, TEST = "train", "val", "test"
@@ -23,7 +23,7 @@ _SCHEMA = pa.schema(
         ("labels", pa.list_(pa.int16())), ("unknown", pa.list_(pa.int16())),
     ]
 )  # fmt: skip
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -144,19 +144,18 @@ class Manifest:
             ],
             schema=_SCHEMA.with_metadata({"cprfl.manifest": json.dumps(metadata, ensure_ascii=False)}),
         )
-        with write_aside(path) as aside:
-            pq.write_table(table, aside)
+        write_table(path, table)
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
         """Read what `write` wrote.
 
         Raises:
-            DatasetError: where there is no manifest, or one of another version.
+            DatasetError: where there is no manifest, a damaged one, or one of another version.
         """
         if not path.exists():
             raise DatasetError(f"{path}: no manifest here; `cprfl preprocess CONFIG` writes it")
-        table = pq.read_table(path)
+        table = read_table(path, DatasetError, "`cprfl preprocess CONFIG` writes one")
         metadata = json.loads((table.schema.metadata or {}).get(b"cprfl.manifest", b"{}"))
         whole = metadata.get("whole_training")
         if metadata.get("version") != _VERSION:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -14,13 +15,12 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cprfl.config import Config
-from cprfl.data.files import file_digest, fingerprint, write_aside
+from cprfl.data.files import file_digest, fingerprint
 from cprfl.data.storage import DataPath, local_copy
+from cprfl.data.tensor_files import read_tensors, write_tensors
 from cprfl.encoders.clip.embedded import embedded_fingerprint
 from cprfl.encoders.clip.factory import create_clip
 from cprfl.encoders.clip.library import open_clip_module
@@ -49,16 +49,18 @@ class TextEmbeddings:
             "encoder": self.encoder,
             "template": self.template,
         }
-        with write_aside(path) as aside:
-            save_file({"embeddings": self.embeddings_CM.contiguous()}, aside, metadata=metadata)
+        write_tensors(path, {"embeddings": self.embeddings_CM}, metadata)
 
     @classmethod
-    def read(cls, path: Path) -> TextEmbeddings:
-        """Read what `write` wrote."""
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            names = tuple(json.loads(metadata["class_names"]))
-            return cls(names, file.get_tensor("embeddings"), metadata["encoder"], metadata["template"])
+    def read(cls, path: Path, mend: str = "`cprfl preprocess CONFIG` makes it anew") -> TextEmbeddings:
+        """Read what `write` wrote; ``mend`` is what an error says of what can be done.
+
+        Raises:
+            TextEmbeddingsError: where the file is missing or damaged.
+        """
+        tensors, metadata = read_tensors(path, TextEmbeddingsError, mend)
+        names = tuple(json.loads(metadata["class_names"]))
+        return cls(names, tensors["embeddings"], metadata["encoder"], metadata["template"])
 
 
 class TextEncoderConfig(Config):
@@ -90,7 +92,8 @@ class TextEncoderConfig(Config):
     def find_or_embed(self, class_names: tuple[str, ...], cache_dir: Path) -> tuple[TextEmbeddings, Path]:
         """The embeddings and their file in ``cache_dir``, computed where nobody did before.
 
-        They are found by the settings, the names and the digest of the input file, not by its path.
+        They are found by the settings, the names and the digest of the input file, not by its path. A damaged file is
+        made anew, and that is said.
 
         Raises:
             UserError: as `embed`.
@@ -98,7 +101,10 @@ class TextEncoderConfig(Config):
         settings = self.model_dump(mode="json", exclude={"path", "weights"})
         path = cache_dir / "text" / f"{fingerprint([settings, class_names, self.source()])}.safetensors"
         if path.exists():
-            return TextEmbeddings.read(path), path
+            try:
+                return TextEmbeddings.read(path, "it is made anew"), path
+            except TextEmbeddingsError as error:
+                print(error, file=sys.stderr, flush=True)
         text = self.embed(class_names, cache_dir)
         text.write(path)
         return text, path

@@ -133,7 +133,8 @@ def _count(labels: Sequence[int], found_NC: np.ndarray, targets_NC: np.ndarray) 
         with_L += shown_BC[:, of].sum(axis=0)
         missed_L += missed_BL.sum(axis=0)
         falsely_C += falsely_BC.sum(axis=0)
-    return _Together(with_L, missed_L, *pairs_3LC, falsely_C)
+    shown_with_LC, shown_without_LC, falsely_in_missed_LC = pairs_3LC
+    return _Together(with_L, missed_L, shown_with_LC, shown_without_LC, falsely_in_missed_LC, falsely_C)
 
 
 def _company(label: int, these: _Seen, others: _Seen, class_names: Sequence[str]) -> tuple[Company, ...]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, model_validator
 from scipy.special import expit
 
 from cprfl.config import Config
-from cprfl.data.files import write_json
+from cprfl.data.files import read_record, write_record
 from cprfl.data.long_tail import class_counts, groups
 from cprfl.data.manifest import TEST, VALIDATION, Manifest
 from cprfl.errors import CheckpointError
@@ -133,7 +132,7 @@ class Decisions:
             for name, slope, intercept, threshold in rows
         }
         values = {"version": _VERSION, "source": self.source, "short": self.short, "classes": classes}
-        write_json(checkpoint / DECISIONS, values)
+        write_record(checkpoint / DECISIONS, values)
 
     @classmethod
     def read(cls, checkpoint: Path, class_names: Sequence[str]) -> Decisions:
@@ -145,18 +144,16 @@ class Decisions:
         path = checkpoint / DECISIONS
         if not path.exists():
             return cls.unfitted(class_names)
-        try:
-            values: dict[str, Any] = json.loads(path.read_text())
-            rows = [values["classes"][name] for name in class_names]
-            slope_C, intercept_C, threshold_C = (
-                np.array([row[key] for row in rows], dtype=float) for key in ("slope", "intercept", "threshold")
-            )
-            version, source, short = values["version"], str(values["source"]), tuple(map(str, values["short"]))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path}: damaged, or of other classes ({error}); train again") from None
-        if version != _VERSION:
+        values = read_record(path, CheckpointError, "train again")
+        if values.get("version") != _VERSION:
             raise CheckpointError(f"{path}: of another version than {_VERSION}; train again")
-        return cls(tuple(class_names), slope_C, intercept_C, threshold_C, source, short)
+        if unknown := set(class_names) - set(values["classes"]):
+            raise CheckpointError(f"{path}: of other classes (without {min(unknown)!r}); train again")
+        rows = [values["classes"][name] for name in class_names]
+        slope_C, intercept_C, threshold_C = (
+            np.array([row[key] for row in rows], dtype=float) for key in ("slope", "intercept", "threshold")
+        )
+        return cls(tuple(class_names), slope_C, intercept_C, threshold_C, values["source"], tuple(values["short"]))
 
 
 def fit_decisions(checkpoint: Path, manifest: Manifest, config: DecisionsConfig) -> Decisions:

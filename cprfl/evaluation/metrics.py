@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from cprfl.data.files import write_aside, write_json
+from cprfl.data.files import read_record, write_record
 from cprfl.data.long_tail import groups
 from cprfl.data.manifest import Groups
-from cprfl.errors import NonFiniteError, ShapeError
+from cprfl.data.table_files import read_table, write_table
+from cprfl.errors import CheckpointError, NonFiniteError, ShapeError
+
+EVALUATE_AGAIN = "`cprfl evaluate CONFIG` writes it anew"
+_MADE_AGAIN = "`cprfl run CONFIG --again` makes it anew"
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,16 @@ class Evaluation:
 
     def write(self, path: Path, **more: Any) -> None:
         """Write ``evaluation.json``; ``more`` are further entries (protocol, checkpoint, ...)."""
-        write_json(path, {**self.metrics, "classes_without_positives": self.classes_without_positives, **more})
+        write_record(path, {**self.metrics, "classes_without_positives": self.classes_without_positives, **more})
 
     @classmethod
     def read(cls, path: Path) -> Evaluation:
-        """Read what `write` wrote; numbers with a fraction are metrics, counts are not."""
-        values = json.loads(path.read_text())
+        """Read what `write` wrote; numbers with a fraction are metrics, counts are not.
+
+        Raises:
+            CheckpointError: where the file is missing or damaged.
+        """
+        values = read_record(path, CheckpointError, EVALUATE_AGAIN)
         metrics = {name: value for name, value in values.items() if isinstance(value, float)}
         return cls(metrics, values["classes_without_positives"])
 
@@ -162,17 +169,17 @@ def write_predictions(
         for name, values in columns.items()
     }
     table = pa.table({"image_id": pa.array(image_ids, pa.string()), **lists})
-    with write_aside(path) as aside:
-        pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(class_names)}), aside)
+    write_table(path, table.replace_schema_metadata({"class_names": json.dumps(class_names)}))
 
 
 def read_predictions(path: Path, image_ids: Sequence[str]) -> np.ndarray:
     """Logits float32 [n, c] of these images, from what `write_predictions` wrote.
 
     Raises:
+        CheckpointError: where the file is missing or damaged.
         ShapeError: naming an image that has none.
     """
-    table = pq.read_table(path)
+    table = read_table(path, CheckpointError, _MADE_AGAIN)
     row = {image_id: number for number, image_id in enumerate(table["image_id"].to_pylist())}
     absent = [image_id for image_id in image_ids if image_id not in row]
     if absent:
@@ -183,6 +190,10 @@ def read_predictions(path: Path, image_ids: Sequence[str]) -> np.ndarray:
 
 
 def predicted_images(path: Path) -> list[str]:
-    """Ids of the images in what `write_predictions` wrote."""
-    ids: list[str] = pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
+    """Ids of the images in what `write_predictions` wrote.
+
+    Raises:
+        CheckpointError: where the file is missing or damaged.
+    """
+    ids: list[str] = read_table(path, CheckpointError, _MADE_AGAIN)["image_id"].to_pylist()
     return ids

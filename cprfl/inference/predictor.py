@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor
 
+from cprfl.data.tensor_files import read_tensors
 from cprfl.encoders.adapters import add_adapters, load_moved_state
 from cprfl.encoders.base import Encoded, ImageEncoder
 from cprfl.encoders.weights import load_into
@@ -44,12 +44,12 @@ def load_encoder(
     Args:
         folder: of the checkpoint.
         info: its description.
-        encoder_weights: safetensors with the encoder's whole state; without it the encoder is built as configured, from
-            its tag, file or cache, and brought to what the checkpoint holds of it.
+        encoder_weights: the encoder's whole state (`cprfl.data.tensor_files`); without it the encoder is built as
+            configured, from its tag, file or cache, and brought to what the checkpoint holds of it.
         cache_dir: where encoders trained here are kept.
 
     Raises:
-        CheckpointError: where the encoder at hand is not the one that the training began with.
+        CheckpointError: where the encoder at hand is not the one that the training began with, or is damaged.
     """
     experiment = experiment_of(info, folder)
     config, training = experiment.encoder, experiment.tower_training
@@ -58,7 +58,7 @@ def load_encoder(
     if encoder_weights is not None:
         if training is not None and training.backbone == "adapter":
             add_adapters(encoder, training.finetune.adapter_width)
-        encoder.load_state_dict(load_file(encoder_weights))
+        load_into(encoder, _own_weights(encoder_weights), str(encoder_weights), "the encoder of its checkpoint")
         return encoder.eval().requires_grad_(False)
     moved_here = experiment.train.moves_tower
     if moved_here and not whole:
@@ -69,6 +69,10 @@ def load_encoder(
     if not moved_here:
         _check_encoder(encoder, info, folder)
     return encoder
+
+
+def _own_weights(path: Path) -> dict[str, Tensor]:
+    return read_tensors(path, CheckpointError, "`cprfl rollback CONFIG`, or train again")[0]
 
 
 def _check_encoder(encoder: ImageEncoder, info: CheckpointInfo, folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from cprfl.data import packed, storage, synthetic, web
-from cprfl.data.filesystems import filesystem, is_remote, local_path, named
+from cprfl.data.filesystems import filesystem, is_remote, local_path, on
 from cprfl.data.readers.discovery import Tree
 from cprfl.data.readers.locate import SUFFIXES, ImageFolder
 from cprfl.data.readers.tables.columns import find_image_column
@@ -67,11 +67,10 @@ def _remote(uri: str) -> list[str]:
     place, _, last = uri.rpartition("/")
     is_pattern = any(sign in last for sign in _PATTERN)
     root = "/".join(uri.split("/")[:3])
-    opened, path = filesystem(place if is_pattern else uri.rstrip("/"))
-    with named(uri):
-        if not is_pattern and opened.get_file_info(path).type != fs.FileType.Directory:
-            return [uri]
-        infos = opened.get_file_info(fs.FileSelector(path, recursive=not is_pattern))
+    folder = place if is_pattern else uri.rstrip("/")
+    if not is_pattern and on(folder, lambda opened, path: opened.get_file_info(path).type) != fs.FileType.Directory:
+        return [uri]
+    infos = on(folder, lambda opened, path: opened.get_file_info(fs.FileSelector(path, recursive=not is_pattern)))
     base = filesystem(root)[1]
     found = sorted(root + info.path.removeprefix(base) for info in infos if info.type == fs.FileType.File)
     if is_pattern:

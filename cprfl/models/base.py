@@ -22,16 +22,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cprfl.config import Config
 from cprfl.data.long_tail import class_counts, num_training_images
 from cprfl.data.manifest import Manifest
+from cprfl.data.tensor_files import read_tensors, write_tensors
 from cprfl.encoders.base import Encoded
 from cprfl.encoders.clip.text_tower import TextTower
-from cprfl.errors import ShapeError
+from cprfl.errors import CheckpointError, ShapeError
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """A loss of logits [B, C] and multi-hot targets [B, C], NaN where nobody knows."""
@@ -102,18 +101,21 @@ class Facts:
     def save(self, path: Path) -> None:
         """Write as safetensors."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
+        tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
         rest = {name: value for name, value in values.items() if name not in tensors}
-        save_file(tensors, path, metadata={"facts": json.dumps(rest, ensure_ascii=False)})
+        write_tensors(path, tensors, {"facts": json.dumps(rest, ensure_ascii=False)})
 
     @classmethod
     def load(cls, path: Path) -> Facts:
-        """Read what `save` wrote."""
-        with safe_open(path, framework="pt") as file:
-            rest = json.loads(file.metadata()["facts"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: where the file is missing or damaged.
+        """
+        tensors, metadata = read_tensors(path, CheckpointError, "train again")
+        rest: dict[str, Any] = json.loads(metadata["facts"])
         rest["class_names"] = tuple(rest["class_names"])
-        return cls(**rest, **tensors)
+        return cls(**rest | tensors)
 
 
 class Method(nn.Module, ABC):

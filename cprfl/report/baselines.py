@@ -13,7 +13,8 @@ from torch import Tensor
 from cprfl.assembly import BATCH, features_of
 from cprfl.data.files import fingerprint, write_aside
 from cprfl.data.manifest import TEST, TRAIN, Manifest
-from cprfl.evaluation.metrics import write_predictions
+from cprfl.errors import CheckpointError
+from cprfl.evaluation.metrics import predicted_images, write_predictions
 from cprfl.experiment import Experiment
 from cprfl.models.base import Facts, MethodConfig
 from cprfl.models.logistic_regression import LogisticRegression
@@ -47,11 +48,23 @@ def write_baselines(experiment: Experiment, prepared: Prepared) -> None:
             [config.model_dump(mode="json"), prepared.record["images"], prepared.manifest.digest, rests_on]
         )
         path = experiment.cache_dir / BASELINES / f"{config.name}-{key}.parquet"
-        if not path.exists():
+        if not _is_kept(path):
             print(f"{experiment.name}: fitting {config.name}, to compare with", file=sys.stderr)
             _fit_and_score(path, experiment, prepared, config)
         with write_aside(folder / f"{config.name}.parquet") as aside:
             shutil.copyfile(path, aside)
+
+
+def _is_kept(path: Path) -> bool:
+    """Whether the cache has these logits; where they are damaged it has none."""
+    if not path.exists():
+        return False
+    try:
+        predicted_images(path)
+    except CheckpointError:
+        print(f"{path}: damaged; made anew", file=sys.stderr)
+        return False
+    return True
 
 
 def too_many(training: Manifest) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from cprfl.data.feature_store import FeatureStore
+from cprfl.data.files import read_record
 from cprfl.data.manifest import TEST, TRAIN, Manifest
 from cprfl.errors import CheckpointError
 from cprfl.evaluation.decisions import Decisions
-from cprfl.evaluation.metrics import Evaluation, read_predictions
+from cprfl.evaluation.metrics import EVALUATE_AGAIN, Evaluation, read_predictions
 from cprfl.experiment import Experiment, experiment_of
 from cprfl.inference.scoring import EVALUATION, PREDICTIONS
-from cprfl.preparation import CHECKPOINT, MANIFEST, PREPARED
+from cprfl.preparation import CHECKPOINT, MANIFEST, PREPARED, read_preparation
 from cprfl.training.checkpoint import CheckpointInfo, load_info
 
 BASELINES = "baselines"
@@ -46,13 +46,15 @@ class Results:
         """What lies in a model's folder.
 
         Raises:
-            CheckpointError: where nothing is trained or evaluated there, or what lies there is not of one model.
+            CheckpointError: where nothing is trained or evaluated there, or what lies there is damaged or not of one
+                model.
+            DatasetError: where the manifest is damaged.
         """
         info = load_info(folder / CHECKPOINT)
         if not (folder / EVALUATION).exists():
             raise CheckpointError(f"{folder}: trained, but not evaluated; `cprfl evaluate CONFIG` does it")
         evaluation, manifest = Evaluation.read(folder / EVALUATION), Manifest.read(folder / MANIFEST)
-        said = json.loads((folder / EVALUATION).read_text())
+        said = read_record(folder / EVALUATION, CheckpointError, EVALUATE_AGAIN)
         if said.get("training_key") != info.training_key or said.get("manifest") != manifest.digest:
             raise CheckpointError(
                 f"{folder}: {EVALUATION} is of another training, or of other labels, than what lies beside it; "
@@ -94,5 +96,5 @@ class Results:
     @cached_property
     def store(self) -> FeatureStore | None:
         """Cached features of the images; none where the image tower moved."""
-        features = json.loads((self.folder / PREPARED).read_text())["features"]
+        features = read_preparation(self.folder / PREPARED)["features"]
         return FeatureStore.open(features) if features else None

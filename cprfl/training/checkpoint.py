@@ -1,25 +1,29 @@
-"""Checkpoints: weights and facts as safetensors, JSON beside them, and what resuming needs. Nothing is unpickled."""
+"""Checkpoints: weights and facts as safetensors, JSON beside them, and what resuming needs. Nothing is unpickled.
+
+Each file is compared with its checksum when it is read: those of tensors hold their own, that of what resuming needs
+stands in ``checkpoint.json``.
+"""
 
 from __future__ import annotations
 
-import json
+import pickle
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cprfl.data.files import write_json
+from cprfl.data.files import fast_digest, read_record, write_record
+from cprfl.data.tensor_files import read_tensors, write_tensors
 from cprfl.errors import CheckpointError
 from cprfl.models.base import Facts
 from cprfl.training.objective import split_kept_state
 
-VERSION = 2
+VERSION = 3
 _METHOD, _TOWER, _FACTS = "model.safetensors", "tower.safetensors", "facts.safetensors"
 _DESCRIPTION, _RESUME = "checkpoint.json", "resume.pt"
+_AGAIN = "remove its folder and train again"
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def save_checkpoint(
     state: TrainingState | None,
     inherited_tower: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write a checkpoint into ``folder``; the JSON comes last, so that a folder with it is whole.
+    """Write a checkpoint into ``folder``; the JSON comes last, so that a folder with it is complete.
 
     Args:
         folder: to write into.
@@ -75,71 +79,107 @@ def save_checkpoint(
         info: what the checkpoint says of itself.
         state: what resuming needs, if anybody may resume.
         inherited_tower: what an earlier experiment made of the tower, where this one leaves it alone.
+
+    Raises:
+        OSError: where the folder cannot be written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     method, tower = split_kept_state(weights)
     tower = tower or inherited_tower or {}
     assert bool(tower) == info.holds_tower
-    _save_tensors(method, folder / _METHOD)
+    write_tensors(folder / _METHOD, method)
     if tower:
-        _save_tensors(tower, folder / _TOWER)
+        write_tensors(folder / _TOWER, tower)
     facts.save(folder / _FACTS)
-    if state is not None:
-        torch.save(dict(vars(state)), folder / _RESUME)
-    write_json(folder / _DESCRIPTION, {"version": VERSION, **asdict(info)})
+    resume = None if state is None else _save_state(state, folder / _RESUME)
+    write_record(folder / _DESCRIPTION, {"version": VERSION, _RESUME: resume, **asdict(info)})
 
 
 def load_info(folder: Path) -> CheckpointInfo:
     """The description of the checkpoint in ``folder``.
 
     Raises:
-        CheckpointError: where there is none, or one of another version.
+        CheckpointError: where there is none, a damaged one, or one of another version.
     """
-    try:
-        values = json.loads((folder / _DESCRIPTION).read_text())
-    except (OSError, json.JSONDecodeError):
-        raise CheckpointError(f"{folder}: no checkpoint here; `cprfl train CONFIG` writes one") from None
-    if values.pop("version", None) != VERSION:
-        raise CheckpointError(f"{folder}: checkpoint of another version than {VERSION}; train again")
+    values = _description(folder)
+    del values[_RESUME]
     return CheckpointInfo(**values)
 
 
 def load_facts(folder: Path) -> Facts:
-    """The facts from which the checkpoint's method is rebuilt."""
-    try:
-        return Facts.load(folder / _FACTS)
-    except (OSError, SafetensorError) as error:
-        raise _damaged(folder / _FACTS, error) from None
+    """The facts from which the checkpoint's method is rebuilt.
+
+    Raises:
+        CheckpointError: where they are missing or damaged.
+    """
+    return Facts.load(folder / _FACTS)
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
-    """The method's averaged weights, those a prediction uses."""
-    return _load_tensors(folder / _METHOD)
+    """The method's averaged weights, those a prediction uses.
+
+    Raises:
+        CheckpointError: where they are missing or damaged.
+    """
+    return read_tensors(folder / _METHOD, CheckpointError, _AGAIN)[0]
 
 
 def load_tower(folder: Path) -> dict[str, Tensor]:
-    """What training made of the image tower: its adapters, or all of its weights."""
-    return _load_tensors(folder / _TOWER)
+    """What training made of the image tower: its adapters, or all of its weights.
+
+    Raises:
+        CheckpointError: where they are missing or damaged.
+    """
+    return read_tensors(folder / _TOWER, CheckpointError, _AGAIN)[0]
 
 
 def load_state(folder: Path) -> TrainingState:
-    """What resuming needs."""
+    """What resuming needs.
+
+    Raises:
+        CheckpointError: where it is missing or damaged.
+    """
+    path, mend = folder / _RESUME, f"remove {folder.parent} to start the training anew"
     try:
-        return TrainingState(**torch.load(folder / _RESUME, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{folder / _RESUME}: missing or damaged ({error}); start the training anew") from None
+        if fast_digest(path) != _description(folder)[_RESUME]:
+            raise CheckpointError(f"{path}: damaged (its content has changed); {mend}")
+        return TrainingState(**torch.load(path, map_location="cpu", weights_only=True))
+    except OSError as error:
+        raise CheckpointError(f"{path}: missing or cannot be read ({error.strerror}); {mend}") from None
+    except (RuntimeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: not what this version reads ({error}); {mend}") from None
 
 
-def _save_tensors(values: dict[str, Tensor], path: Path) -> None:
-    save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, path)
+def check_parts(folder: Path) -> None:
+    """Read all of a checkpoint that a prediction needs, before it takes the place of another.
+
+    Raises:
+        CheckpointError: naming the part that is missing or damaged.
+    """
+    info = load_info(folder)
+    load_facts(folder)
+    load_weights(folder)
+    if info.holds_tower:
+        load_tower(folder)
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / _DESCRIPTION
+    if not path.exists():
+        raise CheckpointError(f"{folder}: no checkpoint here; `cprfl train CONFIG` writes one")
+    values = read_record(path, CheckpointError, _AGAIN)
+    if values.pop("version", None) != VERSION:
+        raise CheckpointError(f"{folder}: checkpoint of another version than {VERSION}; train again")
+    return values
+
+
+def _save_state(state: TrainingState, path: Path) -> str:
+    """Write what resuming needs; the digest of the file."""
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path}: missing or damaged ({error}); train again")
+        with path.open("wb", buffering=0) as file:
+            torch.save(dict(vars(state)), file)
+    except RuntimeError as error:  # torch's word for what the file said: the disk is full
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+    return fast_digest(path)

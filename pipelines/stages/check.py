@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from cprfl.experiment import Experiment
-from cprfl.preparation import PREPARED, read_prepared
+from cprfl.preparation import PREPARED, read_preparation, read_prepared
 from cprfl.report.baselines import write_baselines
 from cprfl.report.checks.base import Check, Seen
 from cprfl.report.checks.every import model_checks
@@ -21,6 +19,6 @@ def check(experiment: Experiment) -> tuple[Check, ...]:
     """
     results = Results.read(experiment.folder)
     if not (experiment.folder / BASELINES).exists():
-        record = json.loads((experiment.folder / PREPARED).read_text())
+        record = read_preparation(experiment.folder / PREPARED)
         write_baselines(experiment, read_prepared(experiment, record))
     return model_checks(Seen(results))

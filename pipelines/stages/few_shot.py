@@ -17,7 +17,6 @@ roughly.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import tempfile
@@ -29,10 +28,10 @@ import numpy as np
 
 from cprfl import recipe
 from cprfl.data.few_shot import episode_of, only_classes, split_classes
-from cprfl.data.files import write_json
+from cprfl.data.files import read_record, write_json, write_record
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import TEST, TRAIN, Manifest
-from cprfl.errors import ConfigError
+from cprfl.errors import CheckpointError, ConfigError
 from cprfl.evaluation.metrics import Evaluation, evaluate
 from cprfl.experiment import Experiment
 from cprfl.inference.scoring import EVALUATION, score_test_images
@@ -220,7 +219,7 @@ def _run_episode(experiment: Experiment, prepared: Prepared, shots: int, number:
     episode = replace(prepared, manifest=episode_of(prepared.manifest, shots, experiment.seed, number))
     path = experiment.folder / "episodes" / f"{episode.training_key(own)}.json"
     if path.exists():
-        return Episode(**json.loads(path.read_text()))
+        return Episode(**read_record(path, CheckpointError, "remove it, and the episode is trained again"))
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = recipe.train_in(Path(folder), own, episode)
         scores = score_test_images(own, episode, checkpoint)
@@ -228,7 +227,7 @@ def _run_episode(experiment: Experiment, prepared: Prepared, shots: int, number:
     metrics = evaluate(scores, test.targets(), manifest.class_names, class_counts(manifest), manifest.groups).metrics
     kept = {name: value for name, value in metrics.items() if name == "mAP" or name.startswith("AP/")}
     found = Episode(list(manifest.split(TRAIN).image_ids), kept)
-    write_json(path, asdict(found))
+    write_record(path, asdict(found))
     return found
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from cprfl.data.files import write_json
+from cprfl.data.files import write_record
+from cprfl.errors import CheckpointError
 from cprfl.experiment import Experiment
 from cprfl.inference.scoring import EVALUATION, PREDICTIONS
 from cprfl.preparation import BAD_IMAGES, CHECKPOINT, MANIFEST, PREPARED, Prepared
 from cprfl.reading import SAME_CONTENT
 from cprfl.report.results import BASELINES
+from cprfl.training.checkpoint import check_parts
 from pipelines.tracking.results import RUN
 
 CHALLENGER, TUNED, RETRAINING = "challenger", "tuned", "retraining"
@@ -46,7 +48,7 @@ def begin(experiment: Experiment, prepared: Prepared, asked: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _remove(folder, [path.name for path in folder.iterdir() if path.name not in _UNFINISHED])
     prepared.manifest.write(folder / MANIFEST)
-    write_json(folder / PREPARED, prepared.record | {"metrics": prepared.metrics})
+    write_record(folder / PREPARED, prepared.record | {"metrics": prepared.metrics})
     for name in (BAD_IMAGES, SAME_CONTENT):
         if (asked / name).exists():
             shutil.copy(asked / name, folder / name)
@@ -57,24 +59,49 @@ def adopt(experiment: Experiment) -> None:
 
     It leaves its folder by one renaming. Whatever interrupts what follows, `finish_adoption` does the rest; until then
     no file lies beside a checkpoint that it is not of.
+
+    Raises:
+        CheckpointError: where it is damaged; nothing has moved then.
     """
+    finish_adoption(experiment)
+    check_parts(experiment.folder / CHECKPOINT)
     experiment.folder.rename(experiment.placed("").folder / _LEAVING)
     finish_adoption(experiment)
 
 
 def finish_adoption(experiment: Experiment) -> None:
-    """Do what is left of an adoption that was interrupted; nothing where none was."""
+    """Do what is left of an adoption that was interrupted; nothing where none was.
+
+    Raises:
+        CheckpointError: where the model that was to arrive is damaged; the one that is there stays then.
+    """
     home = experiment.placed("").folder
     leaving, arriving = home / _LEAVING, home / _ARRIVING
+    if arriving.exists():
+        _arrive(arriving)
     if leaving.exists():
         for name in _UNFINISHED:
             _put_back(leaving / name, home / CHALLENGER / name)
+        _check_leaving(leaving)
         _remove(home, [*_OF_A_MODEL, *(path.name for path in leaving.iterdir())])
         leaving.rename(arriving)
-    if arriving.exists():
-        for path in sorted(arriving.iterdir(), key=lambda path: path.name != CHECKPOINT):
-            path.rename(home / path.name)
-        arriving.rmdir()
+        _arrive(arriving)
+
+
+def _arrive(arriving: Path) -> None:
+    for path in sorted(arriving.iterdir(), key=lambda path: path.name != CHECKPOINT):
+        path.rename(arriving.parent / path.name)
+    arriving.rmdir()
+
+
+def _check_leaving(leaving: Path) -> None:
+    try:
+        check_parts(leaving / CHECKPOINT)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; it was about to take the place of the model in {leaving.parent}, which is still there: remove "
+            f"{leaving} to keep that one"
+        ) from None
 
 
 def _put_back(source: Path, target: Path) -> None:

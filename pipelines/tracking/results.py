@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
+import sys
 from pathlib import Path
 
 import mlflow
 
+from cprfl.data.files import read_record, write_record
+from cprfl.data.manifest import Manifest
 from cprfl.errors import CheckpointError
 from cprfl.inference.scoring import EVALUATION, PREDICTIONS
 from cprfl.preparation import CHECKPOINT, MANIFEST
@@ -18,16 +19,33 @@ RUN = "run.json"
 """In a folder of results: the run that made them."""
 
 
+def write_run(record: Path, run_id: str) -> None:
+    """Write down which run made the results in a folder."""
+    write_record(record, {"run_id": run_id})
+
+
+def read_run(record: Path) -> str:
+    """The run that `write_run` wrote down.
+
+    Raises:
+        CheckpointError: where the file is missing or damaged.
+    """
+    return str(read_record(record, CheckpointError, "remove it, and `cprfl run CONFIG` trains again")["run_id"])
+
+
 def is_run_id(word: str) -> bool:
     """Whether this looks like a run's id."""
     return re.fullmatch(r"[0-9a-f]{32}", word) is not None
 
 
 def local_results(run_id: str, output_dir: Path) -> Path | None:
-    """The folder in which a run left its results, if they still lie there."""
+    """The folder in which a run left its results, if they still lie there; it is said which folders cannot tell."""
     for record in sorted([*output_dir.glob(f"*/{RUN}"), *output_dir.glob(f"*/*/{RUN}")]):
-        if json.loads(record.read_text())["run_id"] == run_id:
-            return record.parent
+        try:
+            if read_run(record) == run_id:
+                return record.parent
+        except CheckpointError as error:  # MLflow has the results too
+            print(error, file=sys.stderr)
     return None
 
 
@@ -56,5 +74,5 @@ def fetch_results(store: Store, run_id: str, output_dir: Path, folder: Path) -> 
     manifest = output_dir / "cache" / "manifests" / f"{tags.get('dataset_digest')}.parquet"
     if not manifest.exists():
         raise CheckpointError(f"MLflow run {run_id}: its images are not known here ({manifest}); see --output-dir")
-    shutil.copy(manifest, folder / MANIFEST)
+    Manifest.read(manifest).write(folder / MANIFEST)
     return folder

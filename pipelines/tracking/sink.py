@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +12,20 @@ from typing import Any
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from cprfl.data.files import write_aside
+from cprfl.data.files import sealed, unsealed, write_text
 from pipelines.tracking.names import mlflow_names
 from pipelines.tracking.store import answers, client, mlflow_mistakes, unreachable
 
-_PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")  # which may go better later
+_OF = "of"  # in a line: how many lines were written
+PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")  # which may go better later
 
 
 @dataclass(frozen=True)
 class MetricsSink:
     """Names a run, so that any process can log to it.
 
-    What a server does not take because it is gone is kept in ``outbox``, a JSON line per step, and sent with the next
-    step for which it answers.
+    What a server does not take because it is gone is kept in ``outbox``, a record per line and step, and sent with the
+    next step for which it answers. A line that was damaged meanwhile is not sent, and that is said.
     """
 
     tracking_uri: str
@@ -37,18 +39,26 @@ class MetricsSink:
         with mlflow_mistakes(self.tracking_uri):
             sent = answers(self.tracking_uri) and self._send(waiting)
         if not sent:
-            with write_aside(Path(self.outbox)) as aside:
-                aside.write_text("".join(f"{json.dumps(line)}\n" for line in waiting))
+            lines = [sealed({**line, _OF: len(waiting)}) for line in waiting]
+            write_text(Path(self.outbox), "".join(f"{json.dumps(line)}\n" for line in lines))
 
     def flush(self) -> None:
         """Send what is kept."""
-        waiting = self._waiting()
-        if waiting and not self._send(waiting):
+        if Path(self.outbox).exists() and not self._send(self._waiting()):
             raise unreachable(self.tracking_uri, "stopped answering")
 
     def _waiting(self) -> list[dict[str, Any]]:
         outbox = Path(self.outbox)
-        return [json.loads(line) for line in outbox.read_text().splitlines()] if outbox.exists() else []
+        if not outbox.exists():
+            return []
+        found = [values for line in outbox.read_bytes().splitlines() if (values := _unsealed(line)) is not None]
+        if not found or len(found) < found[0][_OF]:
+            print(
+                f"{outbox}: damaged; metrics of {len(found)} epochs can be sent, the others are missing in run "
+                f"{self.run_id}; `cprfl run CONFIG --again` makes a run that has them all",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+        return found
 
     def _send(self, lines: list[dict[str, Any]]) -> bool:
         for line in lines:  # each is one request: a batch has a bounded size
@@ -57,8 +67,16 @@ class MetricsSink:
             try:
                 client(self.tracking_uri).log_batch(self.run_id, metrics=batch)
             except MlflowException as error:
-                if answers(self.tracking_uri) and error.error_code not in _PASSING:
+                if answers(self.tracking_uri) and error.error_code not in PASSING:
                     raise  # it answers, and refuses: the run was deleted, for example
                 return False
         Path(self.outbox).unlink(missing_ok=True)
         return True
+
+
+def _unsealed(line: bytes) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return unsealed(values)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
-from cprfl.data.files import fingerprint, write_aside
+from cprfl.data.files import fingerprint
 from cprfl.data.synthetic import CLASS_NAMES, RENDERER_VERSION, render_picture
+from cprfl.data.tensor_files import read_tensors, write_tensors
 from cprfl.encoders.base import STATISTICS
 from cprfl.encoders.clip.library import ARCHITECTURE, EMBEDDED, open_clip_module, quietly
+from cprfl.errors import WeightsError
 from cprfl.progress import progress
 
 STEPS, BATCH, SIZE, LEARNING_RATE, SEED = 300, 96, 48, 4e-3, 0
@@ -35,12 +37,18 @@ def embedded_fingerprint() -> str:
 
 
 def embedded_weights(cache_dir: Path) -> Path:
-    """The embedded model's weights file in ``cache_dir``; trains it first where there is none (about a minute)."""
+    """The embedded model's weights file in ``cache_dir``; trains it first where there is none (about a minute).
+
+    A damaged file is made anew, and that is said.
+    """
     path = cache_dir / "encoders" / f"{EMBEDDED}-{embedded_fingerprint()}.safetensors"
-    if not path.exists():
-        state = _train()
-        with write_aside(path) as aside:
-            save_file(state, aside)
+    if path.exists():
+        try:
+            read_tensors(path, WeightsError, "it is made anew")
+            return path
+        except WeightsError as error:
+            print(error, file=sys.stderr, flush=True)
+    write_tensors(path, _train())
     return path
 
 
@@ -80,7 +88,7 @@ def _train() -> dict[str, Tensor]:
             optimizer.step()
             schedule.step()
             model.logit_scale.data.clamp_(0, math.log(100))
-    return {name: value.contiguous() for name, value in model.state_dict().items()}
+    return dict(model.state_dict())
 
 
 def _batches() -> Iterator[Tensor]:

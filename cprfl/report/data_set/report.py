@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +12,7 @@ from cprfl.data.images import BadImage, image_stamps
 from cprfl.data.manifest import Groups, Manifest
 from cprfl.errors import FeatureStoreError
 from cprfl.experiment import Experiment
-from cprfl.preparation import PREPARED
+from cprfl.preparation import PREPARED, read_preparation
 from cprfl.report.data_set.alike import Alike, alike, near_pairs
 from cprfl.report.data_set.labels import LabelFacts, label_facts
 from cprfl.report.data_set.scan import Scan, scan
@@ -172,7 +171,7 @@ def _features(experiment: Experiment, manifest: Manifest, stamps: Sequence[tuple
     if experiment.train.moves_tower:
         return f"train.backbone: {experiment.train.backbone} keeps no features to look for label noise with"
     record = experiment.folder / PREPARED
-    features = json.loads(record.read_text())["features"] if record.exists() else None
+    features = read_preparation(record)["features"] if record.exists() else None
     if features is None:
         return "no features yet: `cprfl preprocess CONFIG` makes them"
     try:
