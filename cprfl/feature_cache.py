@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from cprfl.data.ahead import read_ahead
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.feature_store.filling import StoreInProgress, StoreKey
 from cprfl.data.feature_store.shards import shard_name, write_shard
@@ -104,29 +104,20 @@ def fill_here(
     ahead = max(1, min(cpus, _BYTES_AHEAD // shard_bytes))
     skip_bad = experiment.dataset.on_bad_image == "skip"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with _on(device, encoder), ThreadPoolExecutor(cpus) as pool:
-        upcoming: list[tuple[ShardJob, Future[Decoded]]] = []
-        waiting = iter(jobs)
 
-        def decode_ahead() -> None:
-            for job in waiting:
-                upcoming.append((job, pool.submit(decode, job.image_ids, job.uris, encoder.transform, views)))
-                if len(upcoming) > ahead:
-                    return
+    def decoded(job: ShardJob) -> tuple[ShardJob, Decoded]:
+        return job, decode(job.image_ids, job.uris, encoder.transform, views)
 
-        decode_ahead()
-        while upcoming:
-            job, future = upcoming.pop(0)
-            decoded = future.result()
-            decode_ahead()
+    with _on(device, encoder), closing(read_ahead(decoded, jobs, ahead, cpus)) as upcoming:
+        for job, found in upcoming:
             if folder.exists(shard_name(job.number)):  # another run made it meanwhile
                 yield ShardDone(len(job.image_ids), 0, [])
-            elif decoded.bad and not skip_bad:
-                yield ShardDone(len(job.image_ids), 0, decoded.bad)
+            elif found.bad and not skip_bad:
+                yield ShardDone(len(job.image_ids), 0, found.bad)
             else:
-                features = encode(decoded.image_ids, decoded.pixels_NK3HW, encoder)
-                write_shard(folder, job.number, features, decoded.bad)
-                yield ShardDone(len(job.image_ids), len(decoded.image_ids), decoded.bad)
+                features = encode(found.image_ids, found.pixels_NK3HW, encoder)
+                write_shard(folder, job.number, features, found.bad)
+                yield ShardDone(len(job.image_ids), len(found.image_ids), found.bad)
 
 
 @contextmanager

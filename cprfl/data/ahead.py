@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Read = TypeVar("Read")
 
 
-def read_ahead(read: Callable[[Item], Read], items: Iterable[Item], ahead: int, readers: int) -> Iterator[Read]:
+def read_ahead(read: Callable[[Item], Read], items: Iterable[Item], ahead: int, readers: int) -> Generator[Read]:
     """What ``read`` makes of each item, in order, made in threads; so memory holds no more than is ahead.
 
     Args:

@@ -14,15 +14,18 @@ from urllib.parse import urlsplit
 
 import boto3
 import pyarrow as pa
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from pyarrow import fs
 
+from cprfl.data.trouble import Trouble, TroubleError
 from cprfl.errors import StorageError
 
 VARIABLES = ("AWS_", "AZURE_", "GOOGLE_", "CLOUDSDK_", "STORAGE_EMULATOR_HOST")
 """How the names of the variables begin that are looked at here."""
 
 _GIVE_UP = timedelta(seconds=10)
+_CONNECT_SECONDS, _SILENT_SECONDS = 5, 15  # without a connection; without a byte
+_QUICK_RETRIES = 2  # of one request of many, such as a part of an upload; `filesystems.on` has the patience
 
 
 def new_s3() -> fs.S3FileSystem:
@@ -34,13 +37,15 @@ def new_s3() -> fs.S3FileSystem:
     try:
         client = boto3.Session().client("s3")
         credentials = boto3.Session().get_credentials()
-    except BotoCoreError as error:
+        frozen = credentials.get_frozen_credentials() if credentials else None  # which asks who gives a role
+    except HTTPClientError as error:
+        raise TroubleError(f"s3: who gives the credentials cannot be reached: {error}", Trouble.UNREACHABLE) from None
+    except (BotoCoreError, ClientError, ValueError) as error:  # the last for an endpoint that is no address
         raise StorageError(f"s3: {error}; check AWS_PROFILE and the other AWS_ variables") from None
-    if credentials is None:
+    if frozen is None:
         raise StorageError(
             "s3: no credentials in the environment; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         )
-    frozen = credentials.get_frozen_credentials()
     endpoint: str = client.meta.endpoint_url
     own = None if re.fullmatch(r"https://s3(\.[a-z0-9-]+)?\.amazonaws\.com", endpoint) else endpoint
     return fs.S3FileSystem(
@@ -49,7 +54,10 @@ def new_s3() -> fs.S3FileSystem:
         session_token=frozen.token,
         region=client.meta.region_name if client.meta.region_name != "aws-global" else "us-east-1",
         endpoint_override=own,
-        connect_timeout=10,
+        connect_timeout=_CONNECT_SECONDS,
+        request_timeout=_SILENT_SECONDS,
+        retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=_QUICK_RETRIES),
+        allow_delayed_open=False,  # with it, an upload that fails leaves an empty file
     )
 
 

@@ -25,9 +25,10 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cprfl.data.filesystems import filesystem, is_remote, named
+from cprfl.data.filesystems import is_remote, named
+from cprfl.data.opened import open_file
 from cprfl.data.storage import stamps
-from cprfl.errors import UnreadableImageError
+from cprfl.errors import StorageError, UnreadableImageError
 
 _TAR = re.compile(r"tar-member://(.+)/(\d+)\+(\d+)/[^/]*", re.DOTALL)
 _PARQUET = re.compile(r"parquet-cell://(.+)/(\d+):([^/]*)/[^/]*", re.DOTALL)
@@ -87,8 +88,7 @@ def _parts(uri: str) -> Sequence[str]:
 
 
 def _member(path: str, offset: int, size: int) -> bytes:
-    opened, place = filesystem(path)
-    with named(path), opened.open_input_file(place) as file:
+    with open_file(path) as file, named(path):
         content: bytes = file.read_at(size, offset)
     if len(content) < size:
         raise UnreadableImageError(f"{path} ends before byte {offset + size}; {_CHANGED}")
@@ -135,17 +135,16 @@ def parquet_file(path: str) -> Iterator[pq.ParquetFile]:
         UnreadableImageError: where it is none, or damaged.
         StorageError: where the storage cannot be reached or refuses.
     """
-    opened, place = filesystem(path)
     # What Arrow raises for damage beyond the footer is an OSError too: of a disk, it is the file that is at fault.
     damaged = pa.ArrowException if is_remote(path) else (pa.ArrowException, OSError)
     with named(path):
         try:
             with (
-                opened.open_input_file(place) as source,
+                open_file(path) as source,
                 pq.ParquetFile(source, page_checksum_verification=True) as file,
             ):
                 yield file
-        except FileNotFoundError:
+        except (FileNotFoundError, StorageError):
             raise
         except damaged as error:
             raise UnreadableImageError(

@@ -6,6 +6,7 @@ written.
 
 from __future__ import annotations
 
+import errno
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,13 @@ from pydantic import AfterValidator, ValidationInfo
 
 from cprfl.data import web
 from cprfl.data.files import write_aside
-from cprfl.data.filesystems import filesystem, is_remote, local_path, named
+from cprfl.data.filesystems import check_bucket, is_remote, local_path, named, on
+from cprfl.data.opened import open_file, read_whole, regular_file
+from cprfl.data.trouble import check_size, described
+from cprfl.errors import StorageError
 
 _ASKED_AT_ONCE = 32
+_NOT_THERE = (-1,)
 
 
 def join(folder: str, path: str) -> str:
@@ -59,10 +64,6 @@ class Folder:
 
     uri: str
 
-    @property
-    def _filesystem(self) -> tuple[fs.FileSystem, str]:
-        return filesystem(self.uri)
-
     def __truediv__(self, name: str) -> Folder:
         return Folder(join(self.uri, name))
 
@@ -74,11 +75,21 @@ class Folder:
         """Names of the folders in it."""
         return sorted(info.base_name for info in self._list() if info.type == fs.FileType.Directory)
 
+    def is_there(self) -> bool:
+        """Whether the folder exists; in a bucket, whether anything is in it.
+
+        Raises:
+            StorageError: where there is no such bucket, or the storage cannot be reached or refuses.
+        """
+        found = on(self.uri, lambda opened, path: opened.get_file_info(path).type)
+        if found == fs.FileType.NotFound:
+            check_bucket(self.uri)
+        return bool(found == fs.FileType.Directory)
+
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
-        filesystem, path = self._filesystem
-        with named(f"{self.uri}/{name}"):
-            return bool(filesystem.get_file_info(f"{path}/{name}").type == fs.FileType.File)
+        found = on(f"{self.uri}/{name}", lambda opened, path: opened.get_file_info(path).type)
+        return bool(found == fs.FileType.File)
 
     def read(self, name: str) -> bytes:
         """A file's bytes."""
@@ -86,31 +97,37 @@ class Folder:
 
     def open(self, name: str) -> pa.NativeFile:
         """A file to read from, mapped into memory where it is a local one."""
-        filesystem, path = self._filesystem
-        with named(f"{self.uri}/{name}"):
-            if isinstance(filesystem, fs.LocalFileSystem):
-                return pa.memory_map(f"{path}/{name}")
-            return filesystem.open_input_file(f"{path}/{name}")
+        uri = f"{self.uri}/{name}"
+        if is_remote(uri):
+            return open_file(uri)
+        with named(uri):
+            return pa.memory_map(str(regular_file(uri)))
 
     def read_array(self, name: str) -> np.ndarray:
         """A file's bytes, uint8 [size], in memory that may be written to and that Arrow's pool uses again."""
-        filesystem, path = self._filesystem
-        with named(f"{self.uri}/{name}"), filesystem.open_input_file(f"{path}/{name}") as file:
-            return np.frombuffer(file.read_buffer(), np.uint8)
+        uri = f"{self.uri}/{name}"
+        if not is_remote(uri):
+            regular_file(uri)
+        return np.frombuffer(on(uri, lambda opened, path: read_whole(uri, opened, path)), np.uint8)
 
     @contextmanager
     def create(self, name: str) -> Iterator[BinaryIO]:
         """A file to write to, which appears whole or not at all."""
-        filesystem, path = self._filesystem
-        if isinstance(filesystem, fs.LocalFileSystem):
-            with write_aside(Path(path) / name) as aside, aside.open("wb") as file:
+        uri = f"{self.uri}/{name}"
+        if not is_remote(uri):
+            with named(uri), write_aside(local_path(uri)) as aside, aside.open("wb") as file:
                 yield file
             return
         # Closing a remote stream keeps what it has got, after an error too: so it is opened when all is at hand.
-        content = pa.BufferOutputStream()
-        yield content
-        with named(f"{self.uri}/{name}"), filesystem.open_output_stream(f"{path}/{name}") as file:
-            file.write(content.getvalue())
+        stream = pa.BufferOutputStream()
+        yield stream
+        content = stream.getvalue()
+
+        def upload(opened: fs.FileSystem, path: str) -> None:
+            with opened.open_output_stream(path) as file:
+                file.write(content)
+
+        on(uri, upload)
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole or not at all."""
@@ -119,38 +136,45 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Remove a file."""
-        filesystem, path = self._filesystem
-        with named(f"{self.uri}/{name}"):
-            filesystem.delete_file(f"{path}/{name}")
+        on(f"{self.uri}/{name}", lambda opened, path: opened.delete_file(path))
 
     def remove_all(self) -> None:
         """Remove the folder with all that is in it."""
-        filesystem, path = self._filesystem
-        with named(self.uri):
-            filesystem.delete_dir(path)
+        on(self.uri, lambda opened, path: opened.delete_dir(path))
 
     def _list(self) -> list[fs.FileInfo]:
-        filesystem, path = self._filesystem
-        with named(self.uri):
-            found: list[fs.FileInfo] = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-            return found
+        found: list[fs.FileInfo] = on(
+            self.uri, lambda opened, path: opened.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        )
+        if not found:
+            check_bucket(self.uri)
+        return found
 
 
-def read_bytes(uri: str) -> bytes:
+def read_bytes(uri: str, limit: int | None = None) -> bytes:
     """A file's bytes, by path or URI.
+
+    Args:
+        uri: path or URI.
+        limit: the most bytes that such a file may have; a larger one is refused before it is read.
 
     Raises:
         FileNotFoundError: where there is none.
-        StorageError: where the storage cannot be reached or refuses.
+        StorageError: where it is no file (a folder, a pipe, a device), is larger than ``limit``, or the storage cannot
+            be reached or refuses.
     """
     if not is_remote(uri):
-        return local_path(uri).read_bytes()
-    opened, path = filesystem(uri)
-    if web.is_web(uri):  # whole by one request, with no question for its size before
-        return web.read(uri)
-    with named(uri), opened.open_input_file(path) as file:
-        content: bytes = file.read()
+        path = regular_file(uri)
+        with named(uri), path.open("rb") as file:
+            check_size(uri, path.stat().st_size, limit)
+            content: bytes = file.read(-1 if limit is None else limit + 1)  # it may be growing
+        check_size(uri, len(content), limit)
         return content
+    if web.is_web(uri):  # whole by one request, with no question for its size before
+        return on(uri, lambda *_: web.read(uri, limit))
+    with open_file(uri) as remote:
+        check_size(uri, remote.size(), limit)
+        return bytes(remote.read())
 
 
 @contextmanager
@@ -162,13 +186,14 @@ def local_copy(uri: str) -> Iterator[Path]:
         StorageError: where the storage cannot be reached or refuses.
     """
     if not is_remote(uri):
-        if not local_path(uri).is_file():
-            raise FileNotFoundError(uri)
-        yield local_path(uri)
+        yield regular_file(uri)
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="cprfl-") as folder:
         copy = Path(folder) / uri.rpartition("/")[2]
-        copy.write_bytes(read_bytes(uri))
+        content = read_bytes(uri)
+        with named(str(copy)):
+            copy.write_bytes(content)
+        del content
         yield copy
 
 
@@ -178,32 +203,28 @@ def stamps(uris: Sequence[str]) -> list[tuple[int, ...]]:
     Raises:
         StorageError: where a storage cannot be reached or refuses.
     """
-    result: list[tuple[int, ...]] = [(-1,)] * len(uris)
-    remote: dict[str, list[int]] = {}
-    for row, uri in enumerate(uris):
-        if is_remote(uri):
-            remote.setdefault("/".join(uri.split("/")[:3]), []).append(row)
-            continue
-        try:
-            stat = local_path(uri).stat()
-        except OSError:
-            continue
-        result[row] = (stat.st_size, stat.st_mtime_ns)
-    for root, rows in remote.items():
-        found, base = filesystem(root)
-        paths = [f"{base}{uris[row].removeprefix(root)}" for row in rows]
-        with named(root):
-            infos = _infos(found, paths)
-        for row, info in zip(rows, infos, strict=True):
-            if info.type == fs.FileType.File:
-                result[row] = (info.size or 0, info.mtime_ns or 0)
+    result: list[tuple[int, ...]] = [() if is_remote(uri) else _local_stamp(uri) for uri in uris]
+    remote = [row for row, uri in enumerate(uris) if is_remote(uri)]
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        for row, stamp in zip(remote, pool.map(_remote_stamp, [uris[row] for row in remote]), strict=True):
+            result[row] = stamp
+    if remote and all(result[row] == _NOT_THERE for row in remote):
+        check_bucket(uris[remote[0]])
     return result
 
 
-def _infos(found: fs.FileSystem, paths: list[str]) -> list[fs.FileInfo]:
-    """What a filesystem says of many files, asked side by side: Arrow asks fsspec's one after the other."""
-    if not isinstance(found, fs.PyFileSystem):
-        infos: list[fs.FileInfo] = found.get_file_info(paths)
-        return infos
-    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
-        return list(pool.map(found.get_file_info, paths))
+def _local_stamp(uri: str) -> tuple[int, ...]:
+    try:
+        found = local_path(uri).stat()
+    except ValueError:  # a name with a NUL in it
+        return _NOT_THERE
+    except OSError as error:
+        if error.errno in (errno.EIO, errno.ESTALE):  # the disk or share is at fault, with all that is on it
+            raise StorageError(described(uri, error)) from None
+        return _NOT_THERE
+    return (found.st_size, found.st_mtime_ns)
+
+
+def _remote_stamp(uri: str) -> tuple[int, ...]:
+    info = on(uri, lambda opened, path: opened.get_file_info(path))
+    return (info.size or 0, info.mtime_ns or 0) if info.type == fs.FileType.File else _NOT_THERE

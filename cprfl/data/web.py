@@ -10,6 +10,8 @@ import functools
 import hashlib
 import os
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,14 +19,15 @@ from urllib.parse import urlsplit
 import urllib3
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
+from cprfl.data.trouble import Trouble, TroubleError, check_size
 from cprfl.errors import StorageError
 
-_TIMEOUT = urllib3.Timeout(connect=10, read=30)  # of each answer's next bytes
-_RETRIES = urllib3.Retry(
-    total=3, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False,
-    respect_retry_after_header=False,  # which may ask for an hour
-)  # fmt: skip
+_TIMEOUT = urllib3.Timeout(connect=5, read=15)  # of each answer's next bytes
+_RETRIES = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=10)  # `filesystems.on` has patience
+_BUSY = (408, 425, 429, *range(500, 600))
 _CONNECTIONS = 32
+_NO_ANSWER = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.TimeoutError, urllib3.exceptions.SSLError)
+_BROKEN = (urllib3.exceptions.ProtocolError, urllib3.exceptions.ProxyError)
 
 
 def is_web(uri: str) -> bool:
@@ -32,14 +35,23 @@ def is_web(uri: str) -> bool:
     return uri.startswith(("http://", "https://"))
 
 
-def read(url: str) -> bytes:
-    """A file's bytes.
+def read(url: str, limit: int | None = None) -> bytes:
+    """A file's bytes, of which it may have no more than ``limit``.
 
     Raises:
         FileNotFoundError: where the server says that there is none.
-        StorageError: where it cannot be reached or refuses.
+        StorageError: where it cannot be reached or refuses, or the file is larger.
     """
-    content: bytes = _answer(url).data
+    answer = _answer(url)
+    try:
+        check_size(_shown(url), int(answer.headers.get("Content-Length", 0)), limit)
+        with _failures_named(url):
+            content: bytes = answer.read(None if limit is None else limit + 1)
+        check_size(_shown(url), len(content), limit)
+    except StorageError:
+        answer.close()
+        raise
+    answer.release_conn()
     return content
 
 
@@ -86,23 +98,41 @@ class _WebFile(AbstractBufferedFile):
             raise StorageError(
                 f"{_shown(self.path)}: the server gives no parts of a file; download it, and give its path"
             )
-        content: bytes = answer.data
+        with _failures_named(self.path):
+            content: bytes = answer.data
+        if len(content) < min(end, self.size) - start:
+            message = f"{_shown(self.path)}: only {len(content):,} of {end - start:,} bytes came"
+            raise TroubleError(message, Trouble.BUSY)
         return content
 
 
 def _answer(url: str, part: tuple[int, int] | None = None) -> Any:
-    """A server's answer, whose body is not read yet where a part was asked for: it may be the whole file."""
+    """A server's answer, whose body is not read yet: it may be the whole file where a part was asked for."""
     headers = {"User-Agent": "cprfl"} | ({"Range": f"bytes={part[0]}-{part[1] - 1}"} if part else {})
-    try:
-        answer = _pool(_proxy(url)).request("GET", url, headers=headers, preload_content=part is None)
-    except urllib3.exceptions.HTTPError as error:
-        reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
-        raise StorageError(f"{_shown(url)}: {str(reason).rpartition('>: ')[2]}") from None
+    with _failures_named(url):
+        answer = _pool(_proxy(url)).request("GET", url, headers=headers, preload_content=False)
+    if answer.status < 400 or answer.status == 416:  # which an empty file has no first byte for
+        return answer
+    answer.close()
     if answer.status in (404, 410):
         raise FileNotFoundError(_shown(url))
-    if answer.status >= 400 and answer.status != 416:  # which an empty file has no first byte for
-        raise StorageError(f"{_shown(url)}: the server answers {answer.status} {answer.reason}")
-    return answer
+    message = f"{_shown(url)}: the server answers {answer.status} {answer.reason}"
+    raise TroubleError(message, Trouble.BUSY) if answer.status in _BUSY else StorageError(message)
+
+
+@contextmanager
+def _failures_named(url: str) -> Iterator[None]:
+    """Turn what urllib3 raises into one line, and tell what may pass from what will not."""
+    try:
+        yield
+    except urllib3.exceptions.HTTPError as error:
+        reason = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error
+        message = f"{_shown(url)}: {str(reason).rpartition('>: ')[2]}"
+        if isinstance(reason, _NO_ANSWER):
+            raise TroubleError(message, Trouble.UNREACHABLE) from None
+        if isinstance(reason, _BROKEN):
+            raise TroubleError(message, Trouble.BUSY) from None
+        raise StorageError(message) from None
 
 
 def _date(headers: Any) -> float:
