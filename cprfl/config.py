@@ -97,7 +97,7 @@ def read_override(cls: type[Config], override: str, before: Mapping[str, Any]) -
     """``a.b=value`` as nested values for ``cls``; ``before`` tells which components the settings belong to.
 
     Raises:
-        ConfigError: where it is no override, or its value is not what YAML takes.
+        ConfigError: where it is no override, or its value is empty or not what YAML takes.
     """
     path, equals, text = override.partition("=")
     keys = path.split(".")
@@ -109,7 +109,9 @@ def read_override(cls: type[Config], override: str, before: Mapping[str, Any]) -
         annotation = _annotation_of(annotation, key, place.get("name") if isinstance(place, Mapping) else None, cls)
         place = place.get(key) if isinstance(place, Mapping) else None
     if _is_text(annotation):
-        value: Any = None if _may_be_none(annotation) and text in ("null", "") else text
+        if not text and _may_be_none(annotation):
+            raise ConfigError(f"--set {override}: empty; give a value, or null for none")
+        value: Any = None if _may_be_none(annotation) and text == "null" else text
     else:
         try:
             value = _values(yaml.compose(text, Loader=yaml.SafeLoader), annotation, cls)

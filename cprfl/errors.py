@@ -77,3 +77,7 @@ class SweepError(UserError):
 
 class TrackingError(UserError):
     """MLflow's server or store cannot be used as configured."""
+
+
+class MachineError(UserError):
+    """The machine has no room, right, memory or file handle for what is to be done."""

@@ -36,6 +36,7 @@ from cprfl.evaluation.comparison import PromotionConfig
 from cprfl.evaluation.decisions import DecisionsConfig
 from cprfl.losses import CONFIGS, AnyLoss
 from cprfl.models import AnyMethod
+from cprfl.named_places import PLACES, check_interpolations, check_place
 from cprfl.resources import FEW_IMAGES, ResourcesConfig, here
 from cprfl.training.checkpoint import CheckpointInfo
 from cprfl.training.config import TrainConfig
@@ -303,6 +304,7 @@ def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     try:
         base = read_settings(Experiment, Path(path).read_text())
         if isinstance(base, dict):
+            check_interpolations(base, str(path))
             base = OmegaConf.to_container(OmegaConf.create(base), resolve=True)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
@@ -323,9 +325,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         ConfigError: with every mistake in one list.
     """
     merged = read(path, overrides)
-    for name in ("output_dir", "data_root"):
-        if name in merged and not merged[name]:
-            raise ConfigError(f"{path}: {name} is empty; give a folder")
+    for name in PLACES:
+        check_place(f"{path}: {name}", merged.get(name, "."), may_be_none=name == "feature_dir")
     merged["output_dir"] = absolute(str(merged.get("output_dir", "outputs")))
     merged["data_root"] = absolute(str(merged.get("data_root", ".")))
     if merged.get("feature_dir"):

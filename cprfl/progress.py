@@ -21,6 +21,11 @@ def set_verbosity(level: int) -> None:
     _state["verbosity"] = level
 
 
+def is_verbose() -> bool:
+    """Whether everything is to be shown."""
+    return _state["verbosity"] == VERBOSE
+
+
 def say(text: str) -> None:
     """Say what begins now, in a line, so that nobody wonders; nothing where it is to be quiet."""
     if _state["verbosity"] == QUIET:

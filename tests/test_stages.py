@@ -105,7 +105,7 @@ def test_a_run_reads_prepares_and_opens_once(small_config: Path, monkeypatch: py
     counted(CsvDataset, "read")
     counted(ImageEncoder, "fingerprint")
     counted(preparation, "build_encoder")
-    counted(tracking_store, "_follow_the_folder")  # at each opening of a store in a file
+    counted(tracking_store, "follow_the_folder")  # at each opening of a store in a file
     stages.run(load(small_config, ["train.epochs=1", "variants.probe.model.name=linear_probe"]))
     assert counts == {"read": 1, "fingerprint": 1, "build_encoder": 1, "_follow_the_folder": 1}
 

@@ -24,6 +24,7 @@ from pipelines.cli import (
     report,
     serve,
 )
+from pipelines.cli.ending import check_places, flush, mistakes_told
 from pipelines.cli.examples import add_examples
 from pipelines.cli.interrupting import interrupts_heard, say_where, was_interrupted
 from pipelines.cli.options import ConfigArgument, SetOption
@@ -49,6 +50,7 @@ def options(
     version: Annotated[bool, typer.Option("--version", help="Versions of cprfl and what it stands on.")] = False,
 ) -> None:
     """Train classifiers of images that carry several labels, most of them rare."""
+    from cprfl.environment import check_memory
     from cprfl.progress import NORMAL, QUIET, VERBOSE, set_verbosity
 
     set_verbosity(QUIET if quiet else VERBOSE if verbose else NORMAL)
@@ -57,6 +59,7 @@ def options(
     if version:
         print_versions()
         raise typer.Exit
+    check_memory()
 
 
 app.add_typer(features.app, name="features")
@@ -272,24 +275,22 @@ def _load(config: Path, overrides: list[str] | None) -> Experiment:
     from cprfl.experiment import load
 
     experiment = load(config, overrides or [])
+    check_places(experiment)
     say(f"{experiment.name}: loading MLflow")
     return experiment
 
 
 def main() -> None:
-    """Run the command; the user's mistakes end it with status 2 and a few lines, without a traceback."""
-    from cprfl.errors import UserError
-
-    try:
-        with interrupts_heard():
-            app(args=_options_first(sys.argv[1:]))
-    except UserError as error:
-        print(f"cprfl: {error}", file=sys.stderr)
-        sys.exit(2)
-    except SystemExit as ended:
-        if was_interrupted(ended):
-            say_where()
-        raise
+    """Run the command; mistakes of the user and faults of the machine end it with status 2 and a few lines."""
+    with mistakes_told():
+        try:
+            with interrupts_heard():
+                app(args=_options_first(sys.argv[1:]))
+        except SystemExit as ended:
+            flush()
+            if was_interrupted(ended):
+                say_where()
+            raise
 
 
 def _options_first(words: list[str]) -> list[str]:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import sys
-import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -16,20 +14,22 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from cprfl.errors import TrackingError
+from pipelines.tracking.addresses import check_kind, is_server, without_password
+from pipelines.tracking.database import ARTIFACTS, check_database, database_error, follow_the_folder, schema_mend
+from pipelines.tracking.server import CREDENTIALS, answers, check_server, unreachable
+
+__all__ = [
+    "MACHINE_LEARNING", "Store", "answers", "check_server", "client", "mlflow_mistakes", "open_existing_store",
+    "open_store", "tracking_uri", "ui_address", "unreachable", "use_store", "without_password",
+]  # fmt: skip
 
 MACHINE_LEARNING = "workflowType=machine_learning"
 """Of an address in MLflow's UI: without it, and without the experiment's kind, it shows a page for language models."""
 
 _KIND, _OURS = "mlflow.experimentKind", "custom_model_development"
-_ARTIFACTS = "mlflow/artifacts"  # of a store in a file, under output_dir
-_PLACES = {  # where MLflow's database says where files lie
-    "experiments": ["artifact_location"],
-    "runs": ["artifact_uri"],
-    "logged_models": ["artifact_location"],
-    "model_versions": ["source", "storage_location"],
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Store:
                 if found is not None and found.lifecycle_stage == "deleted":
                     raise TrackingError(
                         f"MLflow's experiment {name!r} was deleted; restore it with `mlflow experiments restore "
-                        f"--experiment-id {found.experiment_id}` (MLFLOW_TRACKING_URI={self.uri}), or give another name"
+                        f"--experiment-id {found.experiment_id}` "
+                        f"(MLFLOW_TRACKING_URI={without_password(self.uri)}), or give another name"
                     )
                 made = found.experiment_id if found else mlflow.create_experiment(name, self.artifact_root)
                 if found is None or _KIND not in found.tags:
@@ -86,16 +87,21 @@ def open_store(output_dir: str) -> Store:
     """
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its default holds a training up for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")  # seconds, for the same reason
+    os.environ.setdefault("AWS_RETRY_MODE", "standard")  # of boto3, by which it writes artifacts to S3
+    os.environ.setdefault("AWS_MAX_ATTEMPTS", "8")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its errors are raised too
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri, artifact_root = tracking_uri(output_dir), None
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         folder = Path(output_dir) / "mlflow"
         folder.mkdir(parents=True, exist_ok=True)
-        artifact_root = (Path(output_dir) / _ARTIFACTS).as_uri()
-        _follow_the_folder(folder / "mlflow.db", artifact_root)
+        artifact_root = (Path(output_dir) / ARTIFACTS).as_uri()
     uri = use_store(uri)
     with mlflow_mistakes(uri):
+        if artifact_root is not None and (folder / "mlflow.db").exists():
+            follow_the_folder(folder / "mlflow.db", artifact_root)
         mlflow.search_experiments(max_results=1)  # a database of another version is better known before the work
     return Store(uri, artifact_root)
 
@@ -122,11 +128,12 @@ def use_store(uri: str) -> str:
         The URI without them.
 
     Raises:
-        TrackingError: where a server does not answer.
+        TrackingError: where it names no store, or one that cannot be used.
     """
+    check_kind(uri)
     server = urlsplit(uri)
     credentials, _, host = server.netloc.rpartition("@")
-    if server.scheme in ("http", "https") and credentials:
+    if is_server(uri) and credentials:
         name, _, password = credentials.partition(":")
         os.environ |= {"MLFLOW_TRACKING_USERNAME": unquote(name), "MLFLOW_TRACKING_PASSWORD": unquote(password)}
         uri = urlunsplit(server._replace(netloc=host))
@@ -134,30 +141,11 @@ def use_store(uri: str) -> str:
     mlflow.set_tracking_uri(uri)  # which sets the variable too
     if not named:  # or the next experiment of this process would take the store for one that the user named
         os.environ.pop("MLFLOW_TRACKING_URI", None)
-    if server.scheme in ("http", "https"):
+    if is_server(uri):
         check_server(uri)
+    elif server.scheme:
+        check_database(uri)
     return uri
-
-
-def _follow_the_folder(database: Path, artifact_root: str) -> None:
-    """Where the folder of a store in a file was moved or copied, tell its database where the files lie now."""
-    if not database.exists():
-        return
-    with closing(sqlite3.connect(database, timeout=30)) as connection, connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if not tables >= _PLACES.keys():  # of another version, which opening it will say
-            return
-        found = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
-        for (old,) in found:
-            if old is None or old == artifact_root or not old.endswith(f"/{_ARTIFACTS}"):
-                continue
-            print(f"the folder of {database} was {old} before; its artifacts are looked for beside it", file=sys.stderr)
-            for table, columns in _PLACES.items():
-                for column in columns:
-                    connection.execute(
-                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                        (artifact_root, len(old) + 1, len(old), old),
-                    )
 
 
 @contextmanager
@@ -169,12 +157,20 @@ def mlflow_mistakes(uri: str) -> Iterator[None]:
     """
     try:
         yield
+    except SQLAlchemyError as error:
+        raise database_error(uri, error) from None
+    except sqlite3.Error as error:  # where we look into its file ourselves
+        raise database_error(uri, SQLAlchemyError(str(error))) from None
     except MlflowException as error:
+        if isinstance(error.__cause__, SQLAlchemyError):
+            raise database_error(uri, error.__cause__) from None
         if not answers(uri):
             raise unreachable(uri, "stopped answering") from None
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0][:300]
         if "out-of-date database schema" in reason:
-            mend = f"back it up and run `mlflow db upgrade {without_password(uri)}`"
+            reason, mend = reason.partition(". ")[0], schema_mend(uri, reason)
+        elif error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            mend = CREDENTIALS
         elif error.error_code == "RESOURCE_DOES_NOT_EXIST":
             mend = "it was deleted in MLflow, or never there; `cprfl ui` shows what is"
         else:
@@ -187,54 +183,6 @@ def client(uri: str | None = None) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
-def answers(uri: str) -> bool:
-    """Whether a server answers; a file always does."""
-    if not uri.startswith(("http://", "https://")):
-        return True
-    try:
-        _ask(uri)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def check_server(uri: str) -> None:
-    """Make sure that a server answers.
-
-    Raises:
-        TrackingError: where none does.
-    """
-    try:
-        _ask(uri)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise TrackingError(
-            f"MLFLOW_TRACKING_URI: no MLflow server answers at {without_password(uri)} ({reason}); start it, or "
-            "unset the variable to use a sqlite file under output_dir"
-        ) from None
-
-
-def _ask(uri: str) -> None:
-    with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
-        pass
-
-
-def unreachable(uri: str, what: str) -> TrackingError:
-    """The error for a server that was there before."""
-    return TrackingError(
-        f"MLFLOW_TRACKING_URI: the MLflow server at {without_password(uri)} {what}; nothing is lost: when it is back, "
-        "the same command (a sweep with --resume) goes on where it stopped and sends what was kept"
-    )
-
-
 def ui_address(uri: str, port: int = 5000) -> str:
     """Where a browser finds the UI: the server's, or the one that `cprfl ui` starts for a store in a file."""
-    if not uri.startswith(("http://", "https://")):
-        return f"http://127.0.0.1:{port}"
-    scheme, _, address = uri.rstrip("/").partition("://")
-    return f"{scheme}://{without_password(address)}"
-
-
-def without_password(uri: str) -> str:
-    """What may be shown of a URI."""
-    return uri.rpartition("@")[2]
+    return without_password(uri.rstrip("/")) if is_server(uri) else f"http://127.0.0.1:{port}"
