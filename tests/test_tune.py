@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import signal
 import subprocess
 import time
@@ -14,10 +16,15 @@ import pytest
 
 from cprfl.errors import ConfigError, SweepError
 from cprfl.experiment import Experiment, load
+from cprfl.progress import goes_on
+from cprfl.reading import read_data
+from pipelines.sweeps import follow, tuner
 from pipelines.sweeps import tune as tuning
 from pipelines.sweeps.config import SweepConfig, load_sweep
 from pipelines.sweeps.tune import tune
-from tests.helpers import SPACE, call, command, runs, steps, sweep_file
+from pipelines.tracking.store import open_store
+from tests.helpers import SPACE, command, runs, steps, sweep_file
+from tests.sweep_driver import Driver
 
 
 def sweep_runs(experiment: Experiment) -> tuple[Any, list[Any]]:
@@ -112,6 +119,9 @@ def test_mistakes_are_found_before_anything_starts(small_config: Path, tmp_path:
     with pytest.raises(ConfigError, match=r"(?s)space.model.dim, value 125.*start.model.dropout, value 2.*start.train"):
         values = {"space": space, "start": {"model.dropout": 2.0, "train.lr": 1.0}}
         load_sweep(sweep_file(tmp_path / "s.yaml", **values), small_config, [])
+    with pytest.raises(ConfigError, match="start.train.lr: 0.3 is not among its choices"):
+        values = {"space": {"train.lr": {"choice": [0.1, 0.2]}}, "start": {"train.lr": 0.3}}
+        load_sweep(sweep_file(tmp_path / "s.yaml", **values), small_config, [])
     nullable = {"train.clip_norm": {"choice": [None, 1.0]}}
     load_sweep(sweep_file(tmp_path / "s.yaml", space=nullable), small_config, [])
     with pytest.raises(ConfigError, match="sweep file not found"):
@@ -120,10 +130,34 @@ def test_mistakes_are_found_before_anything_starts(small_config: Path, tmp_path:
         tune(load(small_config), SweepConfig.model_validate({"space": SPACE}), resume=True)
 
 
+class _Code:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.proof,)
+
+
+def plant(folder: Path, proof: Path) -> None:
+    """Put code under every name that Ray unpickles something from."""
+    pickled = pickle.dumps(_Code(proof))
+    state = {"_type": "CLOUDPICKLE_FALLBACK", "value": pickled.hex()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tuner.pkl", "trainable.pkl", "searcher-state-2026.pkl", "search_gen_state-2026.json", "params.pkl",
+                 "error.pkl", ".tune_metadata", ".metadata.pkl", "class_trainable.pkl", "dict_checkpoint.pkl",
+                 "basic-variant-state-2026.json"):  # fmt: skip
+        (folder / name).write_bytes(pickled)
+    trials = [[json.dumps(state), json.dumps(state)]]
+    values = {"trial_data": trials, "runner_data": state, "stats": state, "checkpoints": [state]}
+    (folder / "experiment_state-2026.json").write_text(json.dumps(values))
+    (folder / ".metadata.json").write_text(json.dumps(state))
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-def test_a_killed_sweep_goes_on_without_repeating_trials(
-    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_killed_sweep_goes_on_without_repeating_trials_or_unpickling_anything(
+    small_config: Path, tmp_path: Path
 ) -> None:
     words = ["tune", str(small_config), "--sweep", str(sweep_file(tmp_path / "s.yaml", scheduler="none", trials=2))]
     process = subprocess.Popen(command(*words), start_new_session=True, stderr=subprocess.PIPE, text=True)
@@ -136,9 +170,91 @@ def test_a_killed_sweep_goes_on_without_repeating_trials(
     time.sleep(2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    status, _, err = call(monkeypatch, capsys, *words, "--resume")
-    assert status == 0, err
+    proof, (folder,) = tmp_path / "unpickled", load(small_config).folder.glob("sweeps/*/")
+    for place in [folder, *folder.rglob("*/"), folder / "tune" / "tune" / "1" / "checkpoint_000000"]:
+        plant(place, proof)
+    plant(load(small_config).folder / "tuned" / "training" / "0123456789abcdef", proof)
+    done = subprocess.run(command(*words, "--resume"), stderr=subprocess.PIPE, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert not proof.exists()
     parent, children = sweep_runs(load(small_config))
     assert parent.info.status == "FINISHED"
     assert [child.info.status for child in children] == ["FINISHED"] * 2
     assert sorted(set(steps(children[0].info.run_id, "val/mAP"))) == [1, 2, 3, 4]
+
+
+def test_what_is_planted_runs_where_it_is_unpickled(tmp_path: Path) -> None:
+    plant(tmp_path / "planted", tmp_path / "proof")
+    with (tmp_path / "planted" / "tuner.pkl").open("rb") as file:
+        pickle.load(file)
+    assert (tmp_path / "proof").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_session")
+def test_a_trial_whose_process_is_killed_is_started_again(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    killed: list[int] = []
+
+    class Killing(follow.FollowTrials):
+        """Kills the process of the first trial after its second epoch."""
+
+        def on_trial_result(self, *args: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
+            super().on_trial_result(*args, trial=trial, result=result, **info)
+            if result["epoch"] == 2 and not killed:
+                killed.append(result["pid"])
+                os.kill(result["pid"], signal.SIGKILL)
+
+    monkeypatch.setattr(tuner, "FollowTrials", Killing)
+    experiment = load(small_config)
+    sweep = load_sweep(sweep_file(tmp_path / "s.yaml", scheduler="none", trials=2), small_config, [])
+    tuning.search(open_store(experiment.output_dir), experiment, sweep, read_data(experiment))
+    assert killed
+    assert "its process died; it is started again" in capfd.readouterr().err
+    _, children = sweep_runs(experiment)
+    assert [child.info.status for child in children] == ["FINISHED"] * 2
+    assert [steps(child.info.run_id, "val/mAP") for child in children] == [[1, 2, 3, 4]] * 2
+
+
+def test_a_sweep_that_was_interrupted_before_its_first_trial_is_resumed_from_its_start(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load(small_config)
+    sweep = load_sweep(sweep_file(tmp_path / "s.yaml", trials=1), small_config, [])
+    driver = Driver(lambda *_: iter([{"val/mAP": 1.0, "epoch": 4}]))
+    monkeypatch.setattr(tuner, "run_trials", driver.run_trials)
+    monkeypatch.setattr(tuning, "_train_winner", lambda *_: (None, None))
+    with monkeypatch.context() as patched:
+        patched.setattr(tuning, "prepare_chain", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            tune(experiment, sweep)
+    assert goes_on() == "the same command with --resume"
+    assert tune(experiment, sweep, resume=True).value == 1.0
+    assert len(list(experiment.folder.glob("sweeps/*/"))) == 1
+    with pytest.raises(SweepError, match="no interrupted sweep here"):
+        tune(experiment, sweep, resume=True)
+
+
+def test_where_no_trial_succeeds_the_next_sweep_begins_anew(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load(small_config)
+    sweep = load_sweep(sweep_file(tmp_path / "s.yaml", trials=2), small_config, [])
+    driver = Driver(lambda *_: iter([{"mistake": "ConfigError: no", "epoch": 0}]))
+    monkeypatch.setattr(tuner, "run_trials", driver.run_trials)
+    with pytest.raises(SweepError, match="no trial succeeded"):
+        tune(experiment, sweep)
+    assert not tuning.interrupted(experiment, sweep)
+    _, children = sweep_runs(experiment)
+    assert [child.data.tags["error"] for child in children] == ["ConfigError: no"] * 2
+
+
+def test_a_sweep_is_the_newest_also_where_the_clock_was_put_back(
+    small_config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, sweep = load(small_config), SweepConfig.model_validate({"space": SPACE})
+    for stamp in ("20261126-120000", "20261126-120000", "20251126-120000"):
+        monkeypatch.setattr(time, "strftime", lambda _, stamp=stamp: stamp)
+        assert tuning._folder(experiment, sweep, resume=False) == tuning._newest(experiment)
+    assert len(list(experiment.folder.glob("sweeps/*/"))) == 3

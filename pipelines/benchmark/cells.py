@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import sys
 import time
@@ -14,11 +13,13 @@ import torch
 
 from cprfl import recipe
 from cprfl.assembly import text_tower_of
-from cprfl.data.files import write_json
+from cprfl.data.files import read_record, write_record
 from cprfl.data.manifest import TEST
+from cprfl.errors import UserError
 from cprfl.experiment import Experiment
 from cprfl.inference.scoring import evaluate_checkpoint
 from cprfl.preparation import Prepared, prepare
+from cprfl.progress import say
 from cprfl.training.checkpoint import load_facts, load_info, load_tower
 
 RESULT = "cell.json"
@@ -73,14 +74,20 @@ def run_cell(settings: dict[str, Any]) -> dict[str, Any]:
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**20
     gpu = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
     cell = Cell(metrics, found, seconds, trained_parameters(experiment, checkpoint), memory, gpu, key)
-    write_json(experiment.folder / RESULT, asdict(cell))
+    write_record(experiment.folder / RESULT, asdict(cell))
     return asdict(cell)
 
 
 def finished_cell(experiment: Experiment) -> Cell | None:
-    """The result in an experiment's folder, if there is one."""
+    """The result in an experiment's folder, if there is one; a damaged one is none, and said to be."""
     path = experiment.folder / RESULT
-    return Cell(**json.loads(path.read_text())) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return Cell(**read_record(path, UserError, "the cell is run again"))
+    except UserError as error:
+        say(str(error))
+        return None
 
 
 def trained_parameters(experiment: Experiment, checkpoint: Path) -> int:

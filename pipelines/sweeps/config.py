@@ -143,6 +143,10 @@ def load_sweep(path: Path, config: Path, overrides: Sequence[str]) -> SweepConfi
                 mistakes.append(f"{where}, value {value}: {error}")
                 break
     mistakes += [f"start.{setting}: the space does not have it" for setting in sweep.start.keys() - sweep.space.keys()]
+    for setting, value in sweep.start.items():
+        choice = sweep.space[setting].choice if setting in sweep.space else None
+        if choice is not None and value not in choice:
+            mistakes.append(f"start.{setting}: {value} is not among its choices")
     if mistakes:
         raise ConfigError("\n".join([f"{path}: the experiment does not take what the sweep would try", *mistakes]))
     return sweep

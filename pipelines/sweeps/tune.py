@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from cprfl.data.files import fingerprint, write_aside, write_json
+from cprfl.data.files import fingerprint, write_text
 from cprfl.data.long_tail import hold_out
 from cprfl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from cprfl.data.stratify import stratify
@@ -24,16 +24,18 @@ from pipelines.request import request_key
 from pipelines.stages.champion import Standing, check_champion, stand_beside_champion
 from pipelines.stages.places import TUNED, begin
 from pipelines.stages.report import write_report
-from pipelines.stages.train import evaluate, prepare_chain, read_run_id, train, training_run
+from pipelines.stages.train import evaluate, prepare_chain, train, training_run
 from pipelines.sweeps.config import SweepConfig, trial_experiment
+from pipelines.sweeps.record import Trials
 from pipelines.tracking.registry import accept_first, register
 from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import Store, open_store
-from pipelines.tracking.sweeps import TrialRuns, log_sweep
+from pipelines.tracking.sweeps import TrialRuns, log_sweep, sweep_run
 from pipelines.tracking.titles import in_short
 
-BEST, _PARENT_RUN, _TRIAL_RUNS, _SWEEP, _DONE = "best.yaml", "run.json", "trial_runs.json", "sweep.yaml", "done"
+BEST, _SWEEP, _DONE = "best.yaml", "sweep.yaml", "done"
 _SWEEPS = "sweeps"  # below outputs/<name>, a folder for each
+_RECORD = "record"  # below that, a file for each trial
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,15 @@ def tune(experiment: Experiment, sweep: SweepConfig, *, resume: bool = False) ->
     """
     store, manifest = open_store(experiment.output_dir), read_data(experiment.placed(_SWEEPS))
     check_champion(store, experiment.name)
-    go_on_with("the same command with --resume")
-    settings, value = search(store, experiment, sweep.around(experiment), manifest, resume=resume)
+    searched = sweep.around(experiment)
+    _folder(experiment, searched, resume)
+    go_on_with("the same command with --resume")  # which finds that folder
+    settings, value = search(store, experiment, searched, manifest, resume=True)
     say(f"{experiment.name}: best {sweep.metric.replace('/', ' ')} {value:.1f} with {in_short(settings)}")
     winner = experiment.changed(settings)
-    evaluation, standing = _train_winner(store, winner, manifest, _newest(experiment))
+    folder = _newest(experiment)
+    assert folder is not None
+    evaluation, standing = _train_winner(store, winner, manifest, folder)
     mark_winner_trained(experiment)
     return SweepResult(settings, value, winner.placed(TUNED), evaluation, standing)
 
@@ -100,7 +106,9 @@ def _train_winner(
 
 def mark_winner_trained(experiment: Experiment) -> None:
     """Write down that the newest sweep's winner is trained, so that nothing goes on with the sweep."""
-    (_newest(experiment) / _DONE).touch()
+    newest = _newest(experiment)
+    assert newest is not None
+    (newest / _DONE).touch()
 
 
 def search(
@@ -122,35 +130,36 @@ def search(
         SweepError: where there is nothing to resume, or no trial succeeded.
     """
     folder = _folder(experiment, sweep, resume)
-    if (folder / BEST).exists():  # only the winner's training was interrupted
-        best = yaml.safe_load((folder / BEST).read_text())
-        return best["settings"], best["value"]
+    trials = Trials(folder / _RECORD)
+    best = trials.best(sweep.metric)
+    if best is not None and trials.ended(sweep.trials) and (folder / BEST).exists():
+        return best.settings, best.last(sweep.metric)  # only the winner's training was interrupted
     # Once, before the trials; also what only the winner will need, which would be missed after them.
     tried = trial_experiment(experiment, sweep, {}).placed(f"{_SWEEPS}/{folder.name}")
     prepared = prepare_chain(store, tried, manifest, needs=[TEST])
     parts = _folds(prepared, sweep.folds, experiment.seed, folder) if sweep.folds else [prepared]
-    earlier = read_run_id(folder / _PARENT_RUN)
+    earlier = sweep_run(store, experiment.name, folder.name)
     with open_run(store, experiment, run_id=earlier, tags={"sweep": folder.name}, own_metrics=False) as run:
-        write_json(folder / _PARENT_RUN, {"run_id": run.id})
         run.log_json(sweep.model_dump(mode="json", exclude_none=True), "sweep.yaml")
-        runs = TrialRuns(run, folder / _TRIAL_RUNS)
+        runs = TrialRuns(run)
         runs.name_sweep(sweep.trials)
-        runs.flush()
-        from pipelines.sweeps.tuner import run_trials  # Ray, which takes seconds to import
+        with runs.closed_with_the_sweep():
+            for trial in trials:  # MLflow may not know all that an earlier process wrote down
+                if trial.status != "running":
+                    runs.write(trial.state(sweep.scheduler == "pbt"))
+            if not trials.ended(sweep.trials):
+                from pipelines.sweeps.tuner import run_trials  # Ray, which takes seconds to import
 
-        results = run_trials(experiment, sweep, parts, folder, runs)
-        if not len(results) or all(result.error for result in results):
+                run_trials(experiment, sweep, parts, folder, trials, runs)
+            runs.catch_up()
+        best = trials.best(sweep.metric)
+        if best is None:
+            (folder / _DONE).touch()  # there is nothing to go on with
             raise SweepError(f"{folder}: no trial succeeded; MLflow has the error of each (tag error)")
-        best = results.get_best_result(sweep.metric, "max", scope="last")
-        settings, value = dict(best.config or {}), float((best.metrics or {})[sweep.metric])
-        trials = [
-            (dict(result.config), float(result.metrics[sweep.metric]))
-            for result in results
-            if result.metrics and result.config and sweep.metric in result.metrics
-        ]
-        log_sweep(sweep.metric, trials, settings, value)
-        with write_aside(folder / BEST) as aside:
-            aside.write_text(yaml.safe_dump({"settings": settings, "value": value}))
+        settings, value = best.settings, best.last(sweep.metric)
+        results = [(trial.settings, trial.last(sweep.metric)) for trial in trials if trial.succeeded]
+        log_sweep(sweep.metric, results, settings, value)
+        write_text(folder / BEST, yaml.safe_dump({"settings": settings, "value": value}))  # for people
     return settings, value
 
 
@@ -172,15 +181,15 @@ def _folds(prepared: Prepared, folds: int, seed: int, folder: Path) -> list[Prep
     return found
 
 
-def _newest(experiment: Experiment) -> Path:
-    return max((experiment.folder / _SWEEPS).glob("*/"))
+def _newest(experiment: Experiment) -> Path | None:
+    """The folder of the newest sweep."""
+    return max((experiment.folder / _SWEEPS).glob("[0-9]*/"), default=None)
 
 
 def _newest_open(experiment: Experiment) -> Path | None:
-    """The folder of the newest sweep, if trials of it were started and its winner is not trained."""
-    newest = max((experiment.folder / _SWEEPS).glob("*/"), default=None)
-    started = newest is not None and (newest / "tune" / "tuner.pkl").exists() and not (newest / _DONE).exists()
-    return newest if started else None
+    """The folder of the newest sweep, if its winner is not trained."""
+    newest = _newest(experiment)
+    return newest if newest is not None and not (newest / _DONE).exists() else None
 
 
 def _sweep_text(experiment: Experiment, sweep: SweepConfig) -> str:
@@ -195,10 +204,13 @@ def _folder(experiment: Experiment, sweep: SweepConfig, resume: bool) -> Path:
     """A new sweep's folder, or the newest one's that is not done."""
     root = experiment.folder / _SWEEPS
     if not resume:
-        folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
-        folder.mkdir(parents=True)
-        (folder / _SWEEP).write_text(_sweep_text(experiment, sweep))
-        return folder
+        name, newest = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}", _newest(experiment)
+        if newest is not None and name <= newest.name:  # within a second, or the clock was put back
+            name = f"{newest.name}-{uuid.uuid4().hex[:4]}"
+        aside = root / f".{name}"  # a sweep's folder is there with what it searches, or not at all
+        aside.mkdir(parents=True)
+        (aside / _SWEEP).write_text(_sweep_text(experiment, sweep))
+        return aside.rename(root / name)
     found = _newest_open(experiment)
     if found is None:
         raise SweepError(f"{root}: no interrupted sweep here; run `cprfl tune` without --resume")
