@@ -51,8 +51,10 @@ def read_yaml(path: Path, what: str) -> Any:
         raise ConfigError(f"{path}: {what} file not found")
     try:
         return yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: not YAML that can be read: its lists are nested without an end") from None
 
 
 def _describe(cls: type[Config], detail: dict[str, Any]) -> str:

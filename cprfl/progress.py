@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from cprfl.plain import printable
+
 Item = TypeVar("Item")
 
 QUIET, NORMAL, VERBOSE = -1, 0, 1
@@ -31,7 +33,7 @@ def say(text: str) -> None:
     if _state["verbosity"] == QUIET:
         return
     stamp = f"[{time.monotonic() - _START:6.1f} s] " if _state["verbosity"] == VERBOSE else ""
-    print(f"{stamp}{text}", file=sys.stderr, flush=True)
+    print(printable(f"{stamp}{text}"), file=sys.stderr, flush=True)
 
 
 def standing() -> str:

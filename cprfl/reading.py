@@ -15,6 +15,7 @@ from cprfl.data.images import image_stamps
 from cprfl.data.manifest import Manifest
 from cprfl.errors import DatasetError
 from cprfl.experiment import Experiment
+from cprfl.plain import no_formula
 from cprfl.words import counted
 
 SAME_CONTENT = "same_content.csv"
@@ -89,7 +90,8 @@ def _same_content(experiment: Experiment, manifest: Manifest) -> list[str]:
         writer = csv.writer(file)
         writer.writerow(["image_id", "split", "same_as", "same_as_split"])
         for first, row in pairs:
-            writer.writerow([local.image_ids[row], local.splits[row], local.image_ids[first], local.splits[first]])
+            pair = (local.image_ids[row], local.splits[row], local.image_ids[first], local.splits[first])
+            writer.writerow(map(no_formula, pair))
     first, row = pairs[0]
     return [
         f"{len(pairs)} images have the content of one in another split, such as {local.image_ids[row]!r} and "

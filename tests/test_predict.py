@@ -27,11 +27,12 @@ from cprfl.errors import DatasetError, UnreadableImageError
 from cprfl.evaluation.decisions import Decisions
 from cprfl.experiment import load
 from cprfl.inference import streaming
-from cprfl.inference.outputs import csv_output, json_output, no_formula, parquet_output, text_output
+from cprfl.inference.outputs import csv_output, json_output, parquet_output, text_output
 from cprfl.inference.predictor import Predictor
 from cprfl.inference.pyfunc import ImageClassifier
 from cprfl.inference.sources import find_images
 from cprfl.inference.streaming import ScoredImage, stream_scores
+from cprfl.plain import no_formula
 from cprfl.preparation import prepare
 from cprfl.recipe import train
 from tests.helpers import call, write_config

@@ -19,8 +19,11 @@ from cprfl.data import filesystems, packed, storage, synthetic
 from cprfl.data.deep_images import grey_levels, levels_of
 from cprfl.data.files import write_aside
 from cprfl.errors import BadImagesError, StorageError, UnreadableImageError
+from cprfl.plain import no_formula
 
 Image.MAX_IMAGE_PIXELS = None
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
+"""Formats that are read: Pillow knows thirty more, one of which has Ghostscript run what is in the file."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,25 @@ class Reading:
 DEFAULT_READING = Reading()
 
 
+class TooManyPixelsError(UnreadableImageError):
+    """An image is larger than what is decoded.
+
+    Attributes:
+        width: in pixels.
+        height: likewise.
+        limit: the most pixels that there may be.
+    """
+
+    def __init__(self, width: int, height: int, limit: int) -> None:
+        super().__init__(
+            f"{width} x {height} pixels are more than encoder.max_pixels ({limit}); raise it, or cut the image up"
+        )
+        self.width, self.height, self.limit = width, height, limit
+
+    def __reduce__(self) -> tuple[type[TooManyPixelsError], tuple[int, int, int]]:
+        return TooManyPixelsError, (self.width, self.height, self.limit)
+
+
 def open_image(uri: str, reading: Reading = DEFAULT_READING) -> Image.Image:
     """Open and fully decode an image, turn it as its EXIF orientation says, and convert it to RGB.
 
@@ -61,7 +83,7 @@ def open_image(uri: str, reading: Reading = DEFAULT_READING) -> Image.Image:
         return synthetic.render_uri(uri)
     try:
         source = _source(uri)
-        with Image.open(source) as image:
+        with Image.open(source, formats=FORMATS) as image:
             return to_rgb(image, reading)
     except FileNotFoundError:
         raise UnreadableImageError("file not found") from None
@@ -82,10 +104,7 @@ def to_rgb(image: Image.Image, reading: Reading = DEFAULT_READING) -> Image.Imag
         UnreadableImageError: where it is too large, or ``reading`` does not say what its values mean.
     """
     if image.width * image.height > reading.max_pixels:
-        raise UnreadableImageError(
-            f"{image.width} x {image.height} pixels are more than encoder.max_pixels ({reading.max_pixels}); raise it, "
-            "or cut the image up"
-        )
+        raise TooManyPixelsError(image.width, image.height, reading.max_pixels)
     levels = levels_of(image, reading.value_range)
     ImageOps.exif_transpose(image, in_place=True)
     if levels is not None:
@@ -118,7 +137,7 @@ def report_bad_images(bad: Sequence[BadImage], total: int, report: Path) -> BadI
     with write_aside(report) as aside, aside.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image_id", "uri", "reason"])
-        writer.writerows([item.image_id, item.uri, item.reason] for item in bad)
+        writer.writerows(map(no_formula, (item.image_id, item.uri, item.reason)) for item in bad)
     shown = [f"  {item.image_id}: {item.reason} ({item.uri})" for item in bad[:10]]
     more = [f"  ... and {len(bad) - 10} more"] if len(bad) > 10 else []
     noun = "image" if total == 1 else "images"

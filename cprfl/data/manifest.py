@@ -77,7 +77,7 @@ class Manifest:
         # What nobody knows is not said either: a reader may list a class twice, and the doubt decides.
         known = (
             tuple(label for label in own if label not in doubts)
-            for own, doubts in zip(self.labels, self.unknown, strict=True)
+            for own, doubts in zip(self.labels, map(set, self.unknown), strict=True)
         )
         object.__setattr__(self, "labels", tuple(known))
 
@@ -97,7 +97,8 @@ class Manifest:
 
     def with_classes(self, names: Collection[str]) -> Manifest:
         """The same images with the labels of these classes alone, in this manifest's order."""
-        kept = [label for label, name in enumerate(self.class_names) if name in names]
+        chosen = {*names}
+        kept = [label for label, name in enumerate(self.class_names) if name in chosen]
         index = {label: position for position, label in enumerate(kept)}
         labels, unknown = (
             tuple(tuple(index[label] for label in own if label in index) for own in rows)

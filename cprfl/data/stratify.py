@@ -46,19 +46,19 @@ def deal(
         before = [earlier[ids[row]] for row in rows if earlier.get(ids[row]) in shares]
         if before:
             part[group] = names.index(before[0])
-            held_SC[part[group]] += _counts(rows, labels, num_classes)
+            classes, added = _counts(rows, labels, num_classes)
+            held_SC[part[group], classes] += added
     for group, rows in members.items():
         if group in part:
             continue
-        added_C = _counts(rows, labels, num_classes)
-        classes = np.flatnonzero(added_C)
-        total_C = held_SC[:, classes].sum(axis=0) + added_C[classes]
-        behind_SC = share_S[:, None] - held_SC[:, classes] / total_C
+        classes, added = _counts(rows, labels, num_classes)
+        held = held_SC[:, classes]
+        behind_SC = share_S[:, None] - held / (held.sum(axis=0) + added)
         behind_S = behind_SC.sum(axis=1)
         best = np.flatnonzero(behind_S >= behind_S.max() - 1e-12)
         chosen = best[_draw(seed, group) % len(best)]
         part[group] = int(chosen)
-        held_SC[chosen] += added_C
+        held_SC[chosen, classes] += added
     return [names[part[group]] for group in groups]
 
 
@@ -82,11 +82,13 @@ def stratify(targets: np.ndarray, shares: Sequence[float], seed: int) -> np.ndar
     return part
 
 
-def _counts(rows: Sequence[int], labels: Sequence[Sequence[int]], num_classes: int) -> np.ndarray:
-    counts_C = np.zeros(num_classes + 1)
-    for row in rows:
-        counts_C[[*labels[row], num_classes]] += 1
-    return counts_C
+def _counts(rows: Sequence[int], labels: Sequence[Sequence[int]], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The classes that these rows show, and in how many; behind the last class, how many rows there are.
+
+    Only what is there is counted: with a row for all classes, dealing would take images times classes.
+    """
+    shown = [label for row in rows for label in {*labels[row], num_classes}]
+    return np.unique(shown, return_counts=True)
 
 
 def _draw(seed: int, key: str) -> int:

@@ -240,8 +240,8 @@ class NpzText(TextEncoderConfig):
     def encode(self, class_names: tuple[str, ...], cache_dir: Path) -> TextEmbeddings:
         """See `TextEncoderConfig.embed`."""
         try:
-            with _input_file(self.path, "text embeddings") as local, np.load(local, allow_pickle=False) as file:
-                arrays = dict(file)
+            with _input_file(self.path, "text embeddings") as local, local.open("rb") as file:
+                arrays = dict(np.lib.npyio.NpzFile(file))
         except TextEmbeddingsError:
             raise
         except (ValueError, zipfile.BadZipFile, OSError) as error:

@@ -23,6 +23,7 @@ from cprfl.errors import ConfigError
 from cprfl.evaluation.decisions import Decisions
 from cprfl.inference.overlay import overlay
 from cprfl.inference.streaming import ScoredImage
+from cprfl.plain import no_formula, printable
 
 Write = Callable[[Sequence[ScoredImage]], None]
 """Takes the next images."""
@@ -30,7 +31,6 @@ Write = Callable[[Sequence[ScoredImage]], None]
 MARK = "*"  # of a class whose threshold the image reaches
 _ROWS_PER_GROUP = 1024
 _QUALITY = 88  # of overlays
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def labels(probability_C: np.ndarray, decisions: Decisions) -> list[int]:
@@ -56,7 +56,7 @@ def text_output(stream: TextIO, decisions: Decisions, top: int | None, found_onl
                 f"{decisions.class_names[label]} {image.probability_C[label]:.2f}{MARK if label in found else ''}"
                 for label in shown(image.probability_C, decisions, top, found_only)
             ]
-            print(f"{image.uri}: {', '.join(words) or 'no class'}", file=stream)
+            print(printable(f"{image.uri}: {', '.join(words) or 'no class'}"), file=stream)
         stream.flush()
 
     yield write
@@ -163,11 +163,6 @@ def overlay_output(folder: Path, decisions: Decisions, top: int | None) -> Itera
 def _file_name(text: str) -> str:
     """The text without what a file's name may not have, at most 80 characters."""
     return re.sub(r"[^\w.+-]+", "_", text).strip(".")[:80] or "_"
-
-
-def no_formula(text: str) -> str:
-    """The text as a spreadsheet takes it for text: what begins like a formula gets an apostrophe before it."""
-    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def check_output(path: Path) -> None:

@@ -6,7 +6,6 @@ Nothing is pickled, and MLflow itself is not needed here.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from PIL import Image, UnidentifiedImageError
 
-from cprfl.data.images import DEFAULT_READING, Reading, to_rgb
+from cprfl.data.images import DEFAULT_READING, FORMATS, Reading, to_rgb
 from cprfl.errors import UnreadableImageError
 from cprfl.inference.predictor import Predictor
 
@@ -68,6 +67,8 @@ def images_of(model_input: Any) -> list[Any]:
         names = [str(name) for name in table]
         if COLUMN not in names:
             raise UnreadableImageError(f'no column "{COLUMN}" among {names}; name the one that holds the images so')
+        if names.count(COLUMN) > 1:  # which a table may have; it would be this table again
+            raise UnreadableImageError(f'{names.count(COLUMN)} columns are called "{COLUMN}"; give one')
         return images_of(table[COLUMN])
     return [image for value in model_input for image in images_of(value)]  # rows as JSON has them, or images
 
@@ -83,12 +84,12 @@ def decode_image(value: Content, reading: Reading = DEFAULT_READING) -> Image.Im
     if isinstance(value, str):
         try:
             value = base64.b64decode("".join(value.split()), validate=True)
-        except binascii.Error:
+        except ValueError:  # of base64, or of letters beyond ASCII
             raise UnreadableImageError(
                 f"{value[:80]!r}: not base64 of an image; send its bytes, not its path"
             ) from None
     try:
-        return to_rgb(Image.open(io.BytesIO(value)), reading)
+        return to_rgb(Image.open(io.BytesIO(value), formats=FORMATS), reading)
     except UnreadableImageError:
         raise
     except UnidentifiedImageError:  # whose message names the object in memory

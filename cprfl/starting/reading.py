@@ -116,7 +116,7 @@ def read_what_is_there(path: Path) -> Reading:
     counts = class_counts(manifest)
     if (counts == 0).any():
         settings["classes_without_images"] = "leave_out"
-        manifest = manifest.with_classes([manifest.class_names[label] for label in np.flatnonzero(counts)])
+        manifest = manifest.with_classes({manifest.class_names[label] for label in np.flatnonzero(counts)})
     settings["groups"] = _groups(manifest)
     manifest = replace(manifest, groups=Groups(**settings["groups"]))
     return Reading(settings, first.found, unsure, tuple(other.found for other in others), manifest)

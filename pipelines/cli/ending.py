@@ -68,5 +68,7 @@ def flush() -> None:
 
 
 def _end(error: Exception) -> None:
-    print(f"cprfl: {error}", file=sys.stderr, flush=True)
+    from cprfl.plain import printable
+
+    print(printable(f"cprfl: {error}"), file=sys.stderr, flush=True)
     sys.exit(MISTAKE)

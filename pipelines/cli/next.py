@@ -38,6 +38,7 @@ def next_(
 
     result = next_images(experiment, pool, count)
     _print(result)
+    from cprfl.plain import printable
     from cprfl.report.findings.label_next import questions, write_next
     from pipelines.cli.annotation_files import write_annotation_files
 
@@ -47,7 +48,7 @@ def next_(
     write_annotation_files(questions(result.found), result.found.class_names, experiment.name, label_studio, fiftyone)
     if result.bad:
         for image in result.bad[:_SHOWN]:
-            print(f"cprfl: {image.uri}: {image.reason}", file=sys.stderr)
+            print(printable(f"cprfl: {image.uri}: {image.reason}"), file=sys.stderr)
         print(f"cprfl: {len(result.bad)} of {result.num_pool} images cannot be read", file=sys.stderr)
         raise typer.Exit(2)
 
@@ -57,12 +58,14 @@ def _print(result: FoundNext) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from cprfl.plain import printable
+
     found, known = result.found, f", {result.num_known} others are in the data set already" if result.num_known else ""
     table = Table(title=f"{len(found.uris)} of {result.num_pool} images to label next{known}", title_justify="left")
     for heading in ("image", "least sure of", "score"):
         table.add_column(heading, justify="right" if heading == "score" else "left", overflow="fold")
     for number, (uri, chosen) in enumerate(zip(found.uris[:_SHOWN], found.chosen, strict=False)):
-        table.add_row(escape(uri), escape(", ".join(found.doubts(number, _DOUBTS))), f"{chosen.score:.3g}")
+        table.add_row(escape(printable(uri)), escape(", ".join(found.doubts(number, _DOUBTS))), f"{chosen.score:.3g}")
     Console().print(table)
     if len(found.uris) > _SHOWN:
         print(f"and {len(found.uris) - _SHOWN} more; --csv FILE writes all of them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -108,8 +109,13 @@ def health(served: Served, problem: str) -> Health:
     decisions = served.predictor.decisions
     return Health(
         ready=True, model=served.name, version=served.version, classes=list(decisions.class_names),
-        calibrated_on=decisions.source, problem=problem,
+        calibrated_on=decisions.source, problem=_without_folders(problem),
     )  # fmt: skip
+
+
+def _without_folders(text: str) -> str:
+    """The text without where the server's files lie; its log has it whole."""
+    return re.sub(r"\S*/", "", text)
 
 
 def _scores(served: Served, probability_C: np.ndarray) -> ImageScores:

@@ -20,6 +20,7 @@ from pipelines.serving.answers import INVOCATION, ONE_IMAGE, REFUSALS, SOME_IMAG
 from pipelines.serving.batching import Batcher
 from pipelines.serving.bodies import check_count, content_type, images_in, read_body
 from pipelines.serving.champion import Champion
+from pipelines.serving.guard import Guard
 from pipelines.serving.invocations import images_of_invocation, predictions
 from pipelines.serving.limits import Gate, Limits, RefusedError
 from pipelines.serving.metrics import Measured, Metrics
@@ -38,9 +39,9 @@ def create_app(champion: Champion, limits: Limits, host: str = "127.0.0.1") -> F
         host: on which it listens. On the loopback interface it answers to this machine's names only, so that no page
             of another site can ask it through a name of its own.
     """
-    metrics, gate = Metrics(), Gate(limits.queue)
+    metrics, gate = Metrics(), Gate(limits.queue, limits.memory)
     batcher = Batcher(limits.batch, limits.wait, metrics.batch.observe)
-    reader = Reader(batcher)
+    reader = Reader(batcher, limits.pixels)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -52,6 +53,7 @@ def create_app(champion: Champion, limits: Limits, host: str = "127.0.0.1") -> F
                   redoc_url=None, lifespan=lifespan)  # fmt: skip
     if is_loopback(host):
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])
+    app.add_middleware(Guard, same_origin=is_loopback(host))
     app.add_middleware(Measured, metrics=metrics)
     _add_errors(app)
     _add_views(app, champion, metrics, gate)
@@ -91,8 +93,8 @@ def _add_scoring(app: FastAPI, champion: Champion, limits: Limits, gate: Gate, r
     @app.post("/predict", summary="Score images", responses=REFUSALS, openapi_extra=SOME_IMAGES)
     async def predict(request: Request) -> Prediction:
         """Send an image as it is, several as files of a form, or base64 of them in JSON."""
-        with gate.entered(1):
-            images, served = await images_in(request, limits), champion.served
+        with gate.entered(1), gate.holding() as hold:
+            images, served = await images_in(request, limits, hold), champion.served
             with gate.entered(len(images) - 1):
                 return answers.prediction(served, await reader.probabilities(served.predictor, images))
 
@@ -100,17 +102,17 @@ def _add_scoring(app: FastAPI, champion: Champion, limits: Limits, gate: Gate, r
               response_class=Response)  # fmt: skip
     async def attention(request: Request, class_name: str) -> Response:
         """The image as JPEG, with the cells coloured by which the model decides about a class."""
-        with gate.entered(1):
-            images, served = await images_in(request, limits), champion.served
+        with gate.entered(1), gate.holding() as hold:
+            images, served = await images_in(request, limits, hold), champion.served
             drawn = await reader.looks(served.predictor, images[0], class_name)
             return Response(drawn, media_type="image/jpeg")
 
     @app.post("/invocations", summary="Score images, as MLflow does", responses=REFUSALS, openapi_extra=INVOCATION)
     async def invocations(request: Request) -> dict[str, Any]:
         """MLflow's protocol: a table with a column named image, of base64, in JSON or CSV; probabilities come back."""
-        with gate.entered(1):
-            body, served = await read_body(request, limits), champion.served
-            images = check_count(images_of_invocation(content_type(request), body), limits)
+        with gate.entered(1), gate.holding() as hold:
+            body, served = await read_body(request, limits, hold), champion.served
+            images = check_count(images_of_invocation(content_type(request), body, limits), limits)
             with gate.entered(len(images) - 1):
                 probability_NC = await reader.probabilities(served.predictor, images)
                 return predictions(probability_NC, served.predictor.class_names)

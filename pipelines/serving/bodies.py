@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message
 
 from cprfl.inference.pyfunc import Content
-from pipelines.serving.limits import Limits, RefusedError
+from pipelines.serving.limits import Hold, Limits, RefusedError
 
 IMAGE, IMAGES = "image", "images"
 _JSON, _FORM, _BYTES = "application/json", "multipart/form-data", "application/octet-stream"
@@ -24,11 +24,12 @@ def content_type(request: Request) -> str:
     return request.headers.get("content-type", _BYTES).partition(";")[0].strip().lower()
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The whole body.
+async def read_body(request: Request, limits: Limits, hold: Hold) -> bytes:
+    """The whole body, of which each part is held before it is kept.
 
     Raises:
-        RefusedError: 413 where it is larger than it may be, 408 where it takes too long, 400 where it is empty.
+        RefusedError: 413 where it is larger than it may be, 408 where it takes too long, 400 where it is empty, 503
+            where all requests together hold too much.
     """
     too_large = RefusedError(413, f"more than {limits.body / 1e6:g} MB; send less, or start with a larger --limit-mb")
     announced = request.headers.get("content-length", "")
@@ -38,6 +39,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     try:
         async with asyncio.timeout(limits.seconds):
             async for chunk in request.stream():
+                hold(len(chunk))
                 found += chunk
                 if len(found) > limits.body:
                     raise too_large
@@ -48,7 +50,7 @@ async def read_body(request: Request, limits: Limits) -> bytes:
     return bytes(found)
 
 
-async def images_in(request: Request, limits: Limits) -> list[Content]:
+async def images_in(request: Request, limits: Limits, hold: Hold) -> list[Content]:
     """The images of a request to ``/predict``, encoded, or base64 of them.
 
     Raises:
@@ -57,7 +59,7 @@ async def images_in(request: Request, limits: Limits) -> list[Content]:
     kind = content_type(request)
     if not (kind.startswith("image/") or kind in (_JSON, _FORM, _BYTES)):
         raise RefusedError(415, f"{kind!r}: send image/*, {_BYTES}, {_FORM} or {_JSON}")
-    body = await read_body(request, limits)
+    body = await read_body(request, limits, hold)
     if kind == _FORM:
         found: list[Content] = await _files(request, body, limits)
     elif kind == _JSON:
@@ -68,15 +70,17 @@ async def images_in(request: Request, limits: Limits) -> list[Content]:
 
 
 def check_count(values: Sequence[Content], limits: Limits) -> list[Content]:
-    """The values, where they are neither none nor too many.
+    """The values, where they are neither none nor too many, and what is text can be base64.
 
     Raises:
-        RefusedError: where they are.
+        RefusedError: where that is not so.
     """
     if not values:
         raise RefusedError(400, "no image was sent")
     if len(values) > limits.images:
         raise RefusedError(413, f"{len(values)} images in one request; send {limits.images} at most")
+    if not all(value.isascii() for value in values if isinstance(value, str)):
+        raise RefusedError(422, "no base64, for it has other letters; send an image's bytes, or base64 of them")
     return list(values)
 
 

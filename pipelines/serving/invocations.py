@@ -12,17 +12,18 @@ from mlflow.pyfunc.scoring_server import CONTENT_TYPE_CSV, CONTENT_TYPE_JSON, in
 
 from cprfl.errors import UnreadableImageError
 from cprfl.inference.pyfunc import Content, images_of
-from pipelines.serving.limits import RefusedError
+from pipelines.serving.limits import Limits, RefusedError
 
 _FORMATS = ("dataframe_split", "dataframe_records", "instances", "inputs")
 
 
-def images_of_invocation(kind: str, body: bytes) -> list[Content]:
+def images_of_invocation(kind: str, body: bytes, limits: Limits) -> list[Content]:
     """The images of a request to ``/invocations``: base64 in a column ``image``.
 
     Args:
         kind: media type of the body, ``application/json`` or ``text/csv``.
         body: of the request.
+        limits: of its images, beyond which no table is made of it.
 
     Raises:
         RefusedError: where it is no such request.
@@ -30,7 +31,10 @@ def images_of_invocation(kind: str, body: bytes) -> list[Content]:
     if kind not in (CONTENT_TYPE_JSON, CONTENT_TYPE_CSV):
         raise RefusedError(415, f"{kind!r}: send {CONTENT_TYPE_JSON} or {CONTENT_TYPE_CSV}")
     try:
-        return images_of(_of_csv(body) if kind == CONTENT_TYPE_CSV else _of_json(body))
+        found = _of_csv(body) if kind == CONTENT_TYPE_CSV else _of_json(body, limits)
+        if hasattr(found, "columns") and not found.columns.is_unique:
+            raise RefusedError(422, "two columns of one name")
+        return images_of(found)
     except UnreadableImageError as error:
         raise RefusedError(422, str(error)) from None
     except MlflowException as error:
@@ -50,7 +54,7 @@ def _of_csv(body: bytes) -> Any:
     return parse_csv_input(io.StringIO(text))
 
 
-def _of_json(body: bytes) -> Any:
+def _of_json(body: bytes, limits: Limits) -> Any:
     wanted = f"send a dictionary with one of {', '.join(_FORMATS)}"
     try:
         values = json.loads(body)
@@ -58,4 +62,14 @@ def _of_json(body: bytes) -> Any:
         raise RefusedError(400, f"no JSON: {str(error)[:200]}; {wanted}") from None
     if not isinstance(values, dict) or len(values.keys() & set(_FORMATS)) != 1:
         raise RefusedError(422, wanted)
-    return infer_and_parse_data({key: value for key, value in values.items() if key in _FORMATS})
+    found = {key: value for key, value in values.items() if key in _FORMATS}
+    if (rows := _rows(*found.values())) > limits.images:
+        raise RefusedError(413, f"{rows} images in one request; send {limits.images} at most")
+    return infer_and_parse_data(found)
+
+
+def _rows(value: Any) -> int:
+    """How many rows there are at least."""
+    if isinstance(value, dict):
+        return max((len(part) for part in value.values() if isinstance(part, list)), default=0)
+    return len(value) if isinstance(value, list) else 0

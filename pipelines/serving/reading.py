@@ -6,10 +6,12 @@ import asyncio
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
+from cprfl.data.images import TooManyPixelsError
 from cprfl.errors import UnreadableImageError
 from cprfl.inference.attention import on_grid, part_seen
 from cprfl.inference.overlay import overlay
@@ -27,17 +29,18 @@ class Reader:
 
     Args:
         batcher: scores them.
+        pixels: of the largest image that is decoded.
     """
 
-    def __init__(self, batcher: Batcher) -> None:
-        self._batcher = batcher
+    def __init__(self, batcher: Batcher, pixels: int) -> None:
+        self._batcher, self._pixels = batcher, pixels
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="reading")
 
     async def probabilities(self, predictor: Predictor, images: Sequence[Content]) -> np.ndarray:
         """Calibrated probabilities [N, C] of a request's images.
 
         Raises:
-            RefusedError: 400, naming the first that is no image.
+            RefusedError: 400, naming the first that is no image; 413, where one has too many pixels.
         """
         loop = asyncio.get_running_loop()
 
@@ -47,13 +50,13 @@ class Reader:
                     await loop.run_in_executor(
                         self._threads,
                         lambda: self._batcher.ask(
-                            predictor, predictor.encoder.transform.scored(_open(predictor, image))
+                            predictor, predictor.encoder.transform.scored(self._open(predictor, image))
                         ),
                     )
                 )
             except UnreadableImageError as error:
                 which = f"image {number} of {len(images)}: " if len(images) > 1 else ""
-                raise RefusedError(400, f"{which}{error}") from None
+                raise _refusal(error, which) from None
 
         found = await asyncio.gather(
             *(one(number, image) for number, image in enumerate(images, 1)), return_exceptions=True
@@ -73,28 +76,36 @@ class Reader:
             raise RefusedError(422, f"no class {class_name[:80]!r}; /health names them")
         number = predictor.class_names.index(class_name)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _drawn, predictor, image, number)
+        return await loop.run_in_executor(self._threads, self._drawn, predictor, image, number)
 
     def close(self) -> None:
         """End the threads."""
         self._threads.shutdown()
 
+    def _open(self, predictor: Predictor, image: Content) -> Image.Image:
+        reading = predictor.encoder.transform.reading
+        return decode_image(image, replace(reading, max_pixels=min(reading.max_pixels, self._pixels)))
 
-def _open(predictor: Predictor, image: Content) -> Image.Image:
-    return decode_image(image, predictor.encoder.transform.reading)
+    def _drawn(self, predictor: Predictor, image: Content, number: int) -> bytes:
+        try:
+            picture = self._open(predictor, image)
+        except UnreadableImageError as error:
+            raise _refusal(error) from None
+        transform = predictor.encoder.transform
+        weights_1CV = predictor.attention(transform(picture)[None])
+        if weights_1CV is None:
+            raise RefusedError(404, "this model does not tell the parts of an image apart")
+        seen = part_seen(transform, *picture.size)
+        picture.thumbnail((_SHOWN, _SHOWN))
+        file = io.BytesIO()
+        overlay(picture, on_grid(weights_1CV)[0, number], seen).save(file, "JPEG", quality=_QUALITY)
+        return file.getvalue()
 
 
-def _drawn(predictor: Predictor, image: Content, number: int) -> bytes:
-    try:
-        picture = _open(predictor, image)
-    except UnreadableImageError as error:
-        raise RefusedError(400, str(error)) from None
-    transform = predictor.encoder.transform
-    weights_1CV = predictor.attention(transform(picture)[None])
-    if weights_1CV is None:
-        raise RefusedError(404, "this model does not tell the parts of an image apart")
-    seen = part_seen(transform, *picture.size)
-    picture.thumbnail((_SHOWN, _SHOWN))
-    file = io.BytesIO()
-    overlay(picture, on_grid(weights_1CV)[0, number], seen).save(file, "JPEG", quality=_QUALITY)
-    return file.getvalue()
+def _refusal(error: UnreadableImageError, which: str = "") -> RefusedError:
+    """The answer to an image that is not read."""
+    if isinstance(error, TooManyPixelsError):
+        return RefusedError(
+            413, f"{which}{error.width} x {error.height} pixels are more than {error.limit:,}; send less"
+        )
+    return RefusedError(400, f"{which}{error}")

@@ -18,12 +18,13 @@ import uvicorn
 from cprfl.errors import ConfigError
 from pipelines.serving.app import create_app, is_loopback
 from pipelines.serving.champion import Champion, CheckpointSource, RegisteredSource, Source
+from pipelines.serving.guard import Impatient
 from pipelines.serving.limits import Limits
 from pipelines.stages.model_names import find_model
 from pipelines.tracking.models import SCHEME
 
 _LOOK = 5.0  # seconds between two looks at what the model's name stands for
-_BACKLOG = 1024
+_BACKLOG = _CONNECTIONS = 1024
 _TAKEN = (errno.EADDRINUSE, errno.EACCES)
 
 
@@ -46,7 +47,13 @@ def serve(model: str, output_dir: Path, host: str, port: int, limits: Limits) ->
         source: Source = RegisteredSource(found) if found.startswith(SCHEME) else CheckpointSource(Path(found))
         champion = Champion(source)
         config = uvicorn.Config(
-            create_app(champion, limits, host), log_level="warning", access_log=False, timeout_graceful_shutdown=30
+            create_app(champion, limits, host),
+            http=Impatient,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=30,
         )
         ended = champion.keep_up(_LOOK)
         _say_where(champion, host, listening.getsockname()[1])

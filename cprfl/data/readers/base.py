@@ -19,6 +19,8 @@ from cprfl.data.manifest import TRAIN, Groups, Manifest
 from cprfl.data.readers.annotations import Annotations, Row, SplitName
 from cprfl.data.readers.classes import ClassTable, class_table
 from cprfl.data.readers.identity import identified
+from cprfl.data.readers.inside import check_inside
+from cprfl.data.storage import DataPath
 from cprfl.data.stratify import deal
 from cprfl.errors import DatasetError
 from cprfl.words import named
@@ -71,6 +73,7 @@ class DatasetConfig(Config):
             enough of it), left out, or an error. It is named in any case.
         repeated_images: whether several rows of one image in one split are an error, or joined.
         split: makes a test or validation split where the data set has none.
+        stay_inside: a folder; an image that annotations say to be elsewhere is an error (``.`` for ``data_root``).
     """
 
     groups: GroupsConfig = GroupsConfig()
@@ -82,6 +85,7 @@ class DatasetConfig(Config):
     classes_without_images: Literal["keep", "leave_out", "error"] = "keep"
     repeated_images: Literal["error", "merge"] = "error"
     split: SplitConfig | None = None
+    stay_inside: DataPath | None = None
 
     @abstractmethod
     def read_annotations(self) -> Annotations:
@@ -112,6 +116,8 @@ class DatasetConfig(Config):
             self.classes, self.other_classes, self.ignore_case,
         )  # fmt: skip
         splits, notes = identified(annotations.splits, self.repeated_images)
+        if self.stay_inside is not None:
+            check_inside(self.stay_inside, (row for rows in splits.values() for row in rows))
         notes = [*annotations.notes, *table.notes, *notes]
         manifest = self._manifest(splits, table)
         if self.split is not None:
@@ -131,7 +137,7 @@ class DatasetConfig(Config):
             splits=tuple(split for split, listed in splits.items() for _ in listed),
             labels=tuple(labels),
             unknown=tuple(
-                tuple(label for label in table.indices(row.unknown) if label not in shown) if row.unknown else ()
+                tuple(sorted({*table.indices(row.unknown)} - {*shown})) if row.unknown else ()
                 for row, shown in zip(rows, labels, strict=True)
             ),
             groups=Groups(self.groups.head, self.groups.tail),
@@ -172,7 +178,7 @@ class DatasetConfig(Config):
         if self.classes_without_images == "keep":
             mend = "dataset.classes_without_images: leave_out trains without"
             return manifest, [f"no training image shows {classes} ({mend})"]
-        seen = [name for name in manifest.class_names if name not in unseen]
+        seen = {*manifest.class_names} - {*unseen}
         return manifest.with_classes(seen), [f"no training image shows {classes}; left out"]
 
 

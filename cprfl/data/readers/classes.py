@@ -12,6 +12,9 @@ from typing import Literal
 
 from cprfl.data.readers.annotations import Row
 from cprfl.errors import DatasetError
+from cprfl.plain import printable, steering_character
+
+_LONGEST = 1000  # characters of a name
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def class_table(
     for name, where in first.items():
         if not spelled[name]:
             raise DatasetError(f"{where}: a label without a name")
+        _check_characters(spelled[name], where)
     names = list(dict.fromkeys(clean_name(name) for name in wanted or spelled))
     if wanted is None and not names:
         raise DatasetError("dataset: no classes; every label list is empty, so there is nothing to learn")
@@ -127,9 +131,24 @@ def _spellings(
 
 def _check(names: Sequence[str], what: str) -> None:
     cleaned = [clean_name(name) for name in names]
+    for name in cleaned:
+        _check_characters(name, what)
     repeated = sorted(name for name, count in Counter(cleaned).items() if count > 1)
     if repeated or "" in cleaned:
         raise DatasetError(f"{what} must be unique and not empty; repeated: {repeated}")
+
+
+def _check_characters(name: str, where: str) -> None:
+    """Refuse names that steer what shows them (a terminal, a log, a page), or that no page can be called."""
+    steering = steering_character(name)
+    if steering is not None:
+        raise DatasetError(
+            f"{printable(where)}: the class name {name!a} holds the control character {steering}; rename it"
+        )
+    if len(name) > _LONGEST:
+        raise DatasetError(
+            f"{printable(where)}: a class name of {len(name):,} characters ({name[:60]!r}...); is it one?"
+        )
 
 
 def _hint(name: str, names: Sequence[str]) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 
 from cprfl.data.readers.json_text import read_json
-from cprfl.data.readers.text import read_file
+from cprfl.data.readers.text import STRUCTURED_BYTES, read_file
 from cprfl.errors import DatasetError
 
 _WHAT = "COCO annotations"
+_MOST_BYTES = 2**32  # most of which are outlines, that are passed over
 _SECTIONS = "an instances file of COCO has images, annotations, categories"
 
 
@@ -75,10 +76,13 @@ def read_coco(path: str) -> CocoFile:
 def _decode(path: str) -> _Sections:
     try:
         try:
-            return msgspec.json.decode(read_file(path, _WHAT), type=_Sections)
+            content = read_file(path, _WHAT, _MOST_BYTES)
+            return msgspec.json.decode(content, type=_Sections)
         except msgspec.ValidationError:
             raise
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            if len(content) > STRUCTURED_BYTES:
+                raise DatasetError(f"{path}: not JSON that can be read in a file of this size: {error}") from None
             # Python's parser reads more (NaN, which Python writes; byte-order marks), and knows line and column.
             return msgspec.convert(read_json(path, _WHAT), _Sections)
     except msgspec.ValidationError as error:

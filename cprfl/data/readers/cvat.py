@@ -14,8 +14,8 @@ from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.classes import clean_name
 from cprfl.data.readers.discovery import Proposal, Tree
 from cprfl.data.readers.layout import folder_of_images, in_order, split_choices
-from cprfl.data.readers.locate import ImageFolder
-from cprfl.data.readers.text import read_file
+from cprfl.data.readers.locate import ImageFolder, is_folder
+from cprfl.data.readers.text import STRUCTURED_BYTES, read_file
 from cprfl.data.readers.xml_file import parse_xml
 from cprfl.data.storage import DataPath, join, parent
 from cprfl.errors import DatasetError
@@ -42,7 +42,7 @@ class CvatDataset(DatasetConfig):
         rows: dict[SplitName, list[Row]] = {split: [] for split in self.splits}
         notes: list[str] = []
         for path in dict.fromkeys(self.splits.values()):
-            root = parse_xml(read_file(path, "annotations of CVAT"), path, "annotations of CVAT", "annotations")
+            root = _root(path)
             images = _images(path, root)
             class_names |= dict.fromkeys(_label_names(root))
             given = [split for split, other in self.splits.items() if other == path]
@@ -117,13 +117,13 @@ def _splits(
 def _image_folder(path: str) -> str:
     folder = parent(path)
     beside = join(folder, "images")
-    return beside if not is_remote(path) and local_path(beside).is_dir() else folder
+    return beside if not is_remote(path) and is_folder(beside) else folder
 
 
 def _image_names(images: Sequence[ElementTree.Element], folder: str) -> list[str]:
     """Names of the images' files: in a folder of their subset, if there is one."""
     names = [image.get("name", "") for image in images]
-    if is_remote(folder) or not local_path(folder).is_dir():
+    if is_remote(folder) or not is_folder(folder):
         return names
     inner = {entry.name.casefold(): entry.name for entry in local_path(folder).iterdir() if entry.is_dir()}
     subsets = [inner.get(image.get("subset", "").casefold()) for image in images]
@@ -131,6 +131,11 @@ def _image_names(images: Sequence[ElementTree.Element], folder: str) -> list[str
         name if subset is None or name.startswith(f"{subset}/") else f"{subset}/{name}"
         for name, subset in zip(names, subsets, strict=True)
     ]
+
+
+def _root(path: str) -> ElementTree.Element:
+    what = "annotations of CVAT"
+    return parse_xml(read_file(path, what, STRUCTURED_BYTES), path, what, "annotations")
 
 
 def discover(tree: Tree) -> list[Proposal]:
@@ -144,7 +149,7 @@ def _parsed(tree: Tree, file: str) -> list[ElementTree.Element]:
         return []
     try:
         path = tree.path(file)
-        return _images(path, parse_xml(read_file(path, ""), path, "", "annotations"))
+        return _images(path, _root(path))
     except DatasetError:
         return []
 

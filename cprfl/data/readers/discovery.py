@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cprfl.data.opened import regular_file
 from cprfl.data.readers.annotations import SplitName, split_name
 from cprfl.data.readers.locate import SUFFIXES
 from cprfl.errors import DatasetError
@@ -83,9 +84,17 @@ class Tree:
         return str(self.root / file)
 
     def head(self, file: str, size: int = 65536) -> bytes:
-        """The first bytes of a file."""
-        with (self.root / file).open("rb") as opened:
-            return opened.read(size)
+        """The first bytes of a file.
+
+        Raises:
+            StorageError: where it is none that ends, such as a pipe.
+            DatasetError: where it is a link to nothing.
+        """
+        try:
+            with regular_file(self.path(file)).open("rb") as opened:
+                return opened.read(size)
+        except FileNotFoundError:
+            raise DatasetError(f"{self.path(file)}: a link to a file that is not there; remove it") from None
 
 
 def split_of_path(file: str) -> SplitName | None:

@@ -15,10 +15,11 @@ def features_of(schema: pa.Schema) -> Mapping[str, Any]:
     """The description of each column by name; nothing in a table of another origin."""
     try:
         described = json.loads((schema.metadata or {}).get(_METADATA, b"{}"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    found = described.get("info", {}).get("features", {}) if isinstance(described, dict) else {}
-    return found if isinstance(found, dict) else {}
+    for part in ("info", "features"):
+        described = described.get(part) if isinstance(described, dict) else None
+    return described if isinstance(described, dict) else {}
 
 
 def columns_of_images(schema: pa.Schema) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Literal
 from cprfl.data.filesystems import is_remote
 from cprfl.data.readers.annotations import Row, SplitName
 from cprfl.errors import DatasetError
+from cprfl.plain import printable, steering_character
 
 
 def identified(
@@ -26,7 +27,8 @@ def identified(
         The rows, one a file, and what was decided about them.
 
     Raises:
-        DatasetError: for a file that is in two splits, which is a leak; for one that is listed twice, unless joined.
+        DatasetError: for a file that is in two splits, which is a leak; for one that is listed twice, unless joined;
+            for a name with a control character.
     """
     seen: dict[str, tuple[SplitName, int]] = {}  # where each file is among the rows kept
     kept: dict[SplitName, list[Row]] = {}
@@ -34,6 +36,7 @@ def identified(
     for split, rows in splits.items():
         listed = kept[split] = []
         for row in rows:
+            _check_name(row)
             file = _file(row.uri)
             if file not in seen:
                 seen[file] = split, len(listed)
@@ -58,6 +61,16 @@ def identified(
     return _with_unique_ids(kept), notes
 
 
+def _check_name(row: Row) -> None:
+    """Refuse names that steer what shows them: a terminal, a log, a page."""
+    steering = steering_character(row.image_id) or steering_character(row.uri)
+    if steering is not None:
+        raise DatasetError(
+            f"{printable(row.where)}: the image's name {row.image_id!a} holds the control character {steering}; "
+            "rename it"
+        )
+
+
 def _file(uri: str) -> str:
     """What tells one file from another: its path, or its URI."""
     if is_remote(uri):
@@ -68,9 +81,9 @@ def _file(uri: str) -> str:
 
 
 def _joined(first: Row, second: Row) -> Row:
-    shown = tuple(dict.fromkeys((*first.labels, *second.labels)))
+    shown = dict.fromkeys((*first.labels, *second.labels))
     unknown = tuple(name for name in dict.fromkeys((*first.unknown, *second.unknown)) if name not in shown)
-    return replace(first, labels=shown, unknown=unknown)
+    return replace(first, labels=tuple(shown), unknown=unknown)
 
 
 def _with_unique_ids(splits: dict[SplitName, list[Row]]) -> dict[SplitName, list[Row]]:

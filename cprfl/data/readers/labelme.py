@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Literal
 
-from cprfl.data.filesystems import is_remote, local_path
+from cprfl.data.filesystems import is_remote
 from cprfl.data.readers.annotations import Annotations, Row, SplitName
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.discovery import Proposal, Tree, common_folder, split_of_path
 from cprfl.data.readers.json_text import read_json
 from cprfl.data.readers.labelme_json import Document, is_labelmes, labels_of, read_documents
 from cprfl.data.readers.layout import folder_of_images
-from cprfl.data.readers.locate import SUFFIXES, ImageFolder
+from cprfl.data.readers.locate import SUFFIXES, ImageFolder, is_file
 from cprfl.data.readers.shards import files_below
 from cprfl.data.storage import DataPath, Folder, join, parent
 from cprfl.errors import DatasetError
@@ -139,7 +139,7 @@ def _plain(uri: str) -> str:
 
 
 def _is_there(uri: str) -> bool:
-    return is_remote(uri) or local_path(uri).is_file()
+    return is_remote(uri) or is_file(uri)
 
 
 def discover(tree: Tree) -> list[Proposal]:

@@ -43,7 +43,7 @@ def read_documents(folder: str) -> tuple[list[Document], list[str]]:
         DatasetError: where there is none, or one is malformed.
     """
     files = [file for file in files_below(folder)[0] if file.lower().endswith(".json")]
-    values = {file: read_json(join(folder, file), "annotation of labelme") for file in files}
+    values = {file: _without_image(read_json(join(folder, file), "annotation of labelme")) for file in files}
     documents = [_document(file, join(folder, file), value) for file, value in values.items() if is_labelmes(value)]
     if not documents:
         raise DatasetError(f"{folder}: no JSON file of labelme (`shapes` and `imagePath`) in it; check the path")
@@ -56,6 +56,13 @@ def read_documents(folder: str) -> tuple[list[Document], list[str]]:
         some = " and ".join(f"{label!r} ({count} images)" for label, count in passed_over.items())
         notes.append(f"{folder}: {some} are no classes to labelme, and are passed over")
     return documents, notes
+
+
+def _without_image(value: Any) -> Any:
+    """The same without the copy of the image: thousands of them would not fit into memory."""
+    return (
+        value | {"imageData": bool(value["imageData"])} if isinstance(value, dict) and "imageData" in value else value
+    )
 
 
 def labels_of(document: Document, with_flags: bool) -> Sequence[str]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 from urllib.parse import unquote
 
-from cprfl.data.filesystems import is_remote, local_path
+from cprfl.data.filesystems import is_remote
 from cprfl.data.readers.annotations import Annotations, Row, SplitName
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.discovery import Proposal, Tree, common_folder
@@ -22,7 +22,7 @@ from cprfl.data.readers.labelstudio_json import (
     read_tasks,
 )
 from cprfl.data.readers.layout import folder_of_images, in_order, split_choices
-from cprfl.data.readers.locate import ImageFolder
+from cprfl.data.readers.locate import ImageFolder, is_file
 from cprfl.data.storage import DataPath, Folder, parent
 from cprfl.errors import DatasetError
 
@@ -171,7 +171,7 @@ def _each_once(names: dict[int, str]) -> dict[int, str]:
 
 
 def _is_there(uri: str) -> bool:
-    return is_remote(uri) or local_path(uri).is_file()
+    return is_remote(uri) or is_file(uri)
 
 
 def _renamed(folder: str, uploads: dict[int, str]) -> dict[int, str]:

@@ -25,13 +25,11 @@ def folder_of_images(tree: Tree, names: Sequence[str], near: str) -> str | None:
         names: of images, as annotations write them: with or without suffix, with a path that may begin elsewhere.
         near: the annotations; of several folders the one that their path has most in common with is taken.
     """
-    by_stem: dict[str, list[str]] = {}
-    for image in tree.images:
-        by_stem.setdefault(stem_of(image), []).append(image)
+    called = _Called(tree.images)
     votes = Counter[str]()
     matched = 0
     for name in names[:: max(1, len(names) // _SAMPLE)]:
-        found = {_folder_by(image, name.replace("\\", "/")) for image in _called(name, by_stem)}
+        found = {_folder_by(image, name.replace("\\", "/")) for image in called(name)}
         votes.update(found)
         matched += bool(found)
     if not votes:
@@ -43,7 +41,7 @@ def folder_of_images(tree: Tree, names: Sequence[str], near: str) -> str | None:
             votes[folder], split_of_path(f"{folder}/x") == split, not _is_of_masks(folder), _shared(folder, near),
         ),
     )  # fmt: skip
-    images = [_called(name, by_stem) for name in names] if votes[best] < matched else [[]]
+    images = [called(name) for name in names] if votes[best] < matched else [[]]
     if all(len(alike) < 2 for alike in images) and any(images):  # names without the folders that the images are in
         return common_folder(image for alike in images for image in alike)
     return best
@@ -90,11 +88,18 @@ def in_order(splits: Mapping[SplitName, T]) -> dict[SplitName, T]:
     return {split: splits[split] for split in get_args(SplitName) if split in splits}
 
 
-def _called(name: str, by_stem: Mapping[str, Sequence[str]]) -> Sequence[str]:
+class _Called:
     """The images that a name may mean: those of its suffix, if there are any, for masks have the images' names too."""
-    slashed = name.replace("\\", "/")
-    images = by_stem.get(stem_of(name), [])
-    return [image for image in images if _base(image) == _base(slashed)] or images
+
+    def __init__(self, images: Iterable[str]) -> None:
+        self._by_base: dict[str, list[str]] = {}
+        self._by_stem: dict[str, list[str]] = {}
+        for image in images:
+            self._by_base.setdefault(_base(image), []).append(image)
+            self._by_stem.setdefault(stem_of(image), []).append(image)
+
+    def __call__(self, name: str) -> Sequence[str]:
+        return self._by_base.get(_base(name.replace("\\", "/"))) or self._by_stem.get(stem_of(name), [])
 
 
 def _is_of_masks(folder: str) -> bool:

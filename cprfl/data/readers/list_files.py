@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, takewhile
 from pathlib import PurePosixPath
 from typing import Literal
 
-from cprfl.data.filesystems import is_remote, local_path
+from cprfl.data.filesystems import is_remote
 from cprfl.data.readers.annotations import Annotations, Row, SplitName
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.classes import clean_name
 from cprfl.data.readers.discovery import Proposal, Tree
 from cprfl.data.readers.layout import folder_of_images, in_order, split_choices
-from cprfl.data.readers.locate import SUFFIXES, ImageFolder
+from cprfl.data.readers.locate import LONGEST_NAME, SUFFIXES, ImageFolder, is_file
 from cprfl.data.readers.tables.columns import stray
 from cprfl.data.readers.tables.dialect import decode
 from cprfl.data.storage import DataPath
@@ -23,7 +24,7 @@ from cprfl.errors import DatasetError
 _TEXTS = (".txt", ".lst", ".list")
 _LABEL_FILE = re.compile(r"label|class|name|categor", re.IGNORECASE)
 _HEAD = 4096  # bytes that show what a file is
-_INDEX = re.compile(r"-?\d+")
+_INDEX = re.compile(r"-?\d{1,18}")
 _QUOTED = re.compile(r'"([^"]+)"(?:\s+(.*))?')
 _SUFFIX = re.compile(rf"({'|'.join(map(re.escape, SUFFIXES))})(?=\s|$)", re.IGNORECASE)
 _JOINED = re.compile(rf"({'|'.join(map(re.escape, SUFFIXES))})\s*[,;:|]", re.IGNORECASE)
@@ -119,7 +120,7 @@ def read_label_file(path: str, encoding: str | None = None) -> tuple[list[str], 
     names: dict[int, str] = {}
     for number, line in numbered:
         name, index = (*line.rsplit(maxsplit=1), "")[:2]
-        if not re.fullmatch(r"[0-9]+", index) or name.endswith((",", ";", ":", "|", "=")):
+        if not re.fullmatch(r"[0-9]{1,18}", index) or name.endswith((",", ";", ":", "|", "=")):
             raise DatasetError(f"{path}, line {number}: expected `name index`, got {line!r}")
         if int(index) in names:
             raise DatasetError(f"{path}, line {number}: index {index} is taken by {names[int(index)]!r} already")
@@ -174,14 +175,14 @@ def _cut(line: str) -> tuple[str, list[str], bool]:
 
 def _with_files(line: _Line, folder: ImageFolder) -> _Line:
     """A line whose path may go on into its numbers, with the path that is a file."""
-    if line.certain:
+    if line.certain or not line.labels:
         return line
-    fields = list(map(str, line.labels))
-    ways = [" ".join([line.image, *fields[:end]]) for end in range(len(fields))]
-    there = [end for end, (_, uri) in enumerate(folder.find(ways)) if not is_remote(uri) and local_path(uri).is_file()]
+    ways = accumulate([line.image, *map(str, line.labels[:-1])], "{} {}".format)
+    names = list(takewhile(lambda way: len(way.rpartition("/")[2]) <= LONGEST_NAME, ways))
+    there = [end for end, (_, uri) in enumerate(folder.find(names)) if not is_remote(uri) and is_file(uri)]
     if len(there) != 1:
         return line
-    return _Line(line.where, ways[there[0]], line.labels[there[0] :], True)
+    return _Line(line.where, names[there[0]], line.labels[there[0] :], True)
 
 
 def _check_that_they_are_indices(lines: Sequence[_Line], num_classes: int) -> None:

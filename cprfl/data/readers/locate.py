@@ -19,7 +19,25 @@ SUFFIXES = (
 )  # fmt: skip
 """Suffixes of image files, in lower case."""
 
+LONGEST_NAME = 255
+"""Characters of a file's name, as filesystems have it."""
+
 _DETOUR = re.compile(r"(^|/)(\.{0,2}/|\.{0,2}$)")
+
+
+def is_file(uri: str) -> bool:
+    """Whether there is a local file; never an error, whatever stands where a path should."""
+    return os.path.isfile(local_path(uri))  # noqa: PTH113 (pathlib's raises for names that are too long)
+
+
+def is_there(uri: str) -> bool:
+    """Whether there is a local file or folder; never an error, as `is_file`."""
+    return os.path.exists(local_path(uri))  # noqa: PTH110 (likewise)
+
+
+def is_folder(uri: str) -> bool:
+    """Whether there is a local folder; never an error, as `is_file`."""
+    return os.path.isdir(local_path(uri))  # noqa: PTH112 (likewise)
 
 
 class ImageFolder:

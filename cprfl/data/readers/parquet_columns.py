@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from cprfl.data.packed import parquet_file
 from cprfl.data.readers.huggingface import columns_of_classes, columns_of_images
 from cprfl.data.readers.locate import SUFFIXES
+from cprfl.data.readers.parquet_values import TooMuchError, values_of
 from cprfl.errors import DatasetError, UnreadableImageError
 
 _LABEL_COLUMNS = (
@@ -22,14 +23,6 @@ _LABEL_COLUMNS = (
 )  # fmt: skip
 _IMAGE_COLUMNS = ("image", "images", "img", "image_path", "file_name", "filename", "file", "filepath", "path", "uri")
 _MOST_BYTES = 2**31  # of the images of a row group, which is read whole for any of them
-_OF_LISTS = {
-    "list",
-    "element",
-    "item",
-    "array",
-    "bag",
-    "array_element",
-}  # that Parquet puts between a field and its items
 _LOOKED_AT = 100  # rows, for whether a column holds names of images
 
 
@@ -66,6 +59,8 @@ def opened_table(path: str) -> Iterator[pq.ParquetFile]:
         raise DatasetError(f"{path}: damaged: a text in it is not UTF-8 ({error.object[:20]!r})") from None
     except UnreadableImageError as error:
         raise DatasetError(str(error)) from None
+    except TooMuchError as error:
+        raise DatasetError(f"{path}: {error}") from None
 
 
 def columns_of(path: str, file: pq.ParquetFile, image: str | None, labels: str | None) -> Columns:
@@ -122,7 +117,7 @@ def _image_columns(schema: pa.Schema, named: Sequence[str]) -> list[str]:
 
 def _label_columns(schema: pa.Schema) -> list[str]:
     """The columns that can hold labels, of the surest kind that there is."""
-    classes = list(columns_of_classes(schema))
+    classes = [name for name in columns_of_classes(schema) if leaf_type(schema, name) is not None]
     called = [name for name in _LABEL_COLUMNS if leaf_type(schema, name) is not None]
     return next((found for found in ([c for c in classes if c in called], classes, called) if found), [])
 
@@ -193,25 +188,6 @@ def class_names_of(path: str, file: pq.ParquetFile, column: str, given: Sequence
             "leave dataset.label_names out"
         )
     return said if said is not None else given
-
-
-def values_of(file: pq.ParquetFile, column: str) -> list[Any]:
-    """What a column holds in each row; a field of a list of structs as the list of its values."""
-    top, _, below = column.partition(".")
-    if column in file.schema_arrow.names:
-        top, below = column, ""
-    leaves = [file.schema.column(number).path for number in range(len(file.schema))]
-    exact = [leaf for leaf in leaves if ".".join(part for part in leaf.split(".") if part not in _OF_LISTS) == column]
-    columns = exact if len(exact) == 1 else [top]
-    groups = (file.read_row_group(number, columns=columns, use_threads=False) for number in range(file.num_row_groups))
-    values = [value for group in groups for value in group.column(0).to_pylist()]
-    return [_below(value, below.split(".")) for value in values] if below else values
-
-
-def _below(value: Any, path: Sequence[str]) -> Any:
-    if not path or value is None:
-        return value
-    return [_below(item, path) for item in value] if isinstance(value, list) else _below(value[path[0]], path[1:])
 
 
 def written_labels(path: str, file: pq.ParquetFile, column: str) -> list[tuple[str, Any]]:

@@ -27,10 +27,10 @@ from cprfl.data.readers.parquet_columns import (
     class_names_of,
     columns_of,
     opened_table,
-    values_of,
     which_have_bytes,
     written_labels,
 )
+from cprfl.data.readers.parquet_values import values_of
 from cprfl.data.readers.shards import Paths, alike_but_for_numbers, expanded, patterns_of_splits
 from cprfl.data.storage import DataPath, parent
 from cprfl.errors import DatasetError

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from cprfl.data.filesystems import filesystem, is_remote, local_path, named
+from cprfl.data.filesystems import filesystem, is_remote, local_path, on
 from cprfl.data.readers.annotations import SplitName
 from cprfl.data.readers.discovery import OF_TOOLS, splits_of
 from cprfl.data.storage import DataPath, Folder, parent
@@ -40,9 +40,7 @@ def expanded(written: str | Sequence[str]) -> list[str]:
 
 
 def _exists(path: str) -> bool:
-    opened, place = filesystem(path)
-    with named(path):
-        return bool(opened.get_file_info(place).type == fs.FileType.File)
+    return bool(on(path, lambda opened, place: opened.get_file_info(place).type) == fs.FileType.File)
 
 
 def _matches(pattern: str) -> list[str]:
@@ -70,11 +68,15 @@ def _choices(path: str) -> list[str]:
     first, dots, last = found.group(1).partition("..")
     if not dots:
         choices = found.group(1).split(",")
-    elif not (first.isdecimal() and last.isdecimal() and int(first) <= int(last) < int(first) + _MOST):
+    elif not (_is_number(first) and _is_number(last) and int(first) <= int(last) < int(first) + _MOST):
         raise DatasetError(f"dataset.splits: {path}: expected {{first..last}} in braces, such as {{000000..000009}}")
     else:
         choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
     return [f"{path[: found.start()]}{choice}{path[found.end() :]}" for choice in choices]
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) < 19
 
 
 def _listed(pattern: str) -> list[str]:
@@ -86,9 +88,9 @@ def _listed(pattern: str) -> list[str]:
     shards = [found for name in names if (found := re.search(r"-(\d+)-of-(\d+)", name))]
     numbers = {int(shard.group(1)) for shard in shards}
     if len(shards) == len(names) and len({shard.group(2) for shard in shards}) == 1:
-        missing = sorted(set(range(int(shards[0].group(2)))) - numbers)
-        if missing and 0 in numbers:
-            raise DatasetError(f"dataset.splits: {pattern}: file {missing[0]} of {shards[0].group(2)} is not there")
+        missing = next(number for number in range(len(numbers) + 1) if number not in numbers)
+        if 0 < missing < int(shards[0].group(2)):
+            raise DatasetError(f"dataset.splits: {pattern}: file {missing} of {shards[0].group(2)} is not there")
     return [name if folder == "." and not pattern.startswith("./") else f"{folder}/{name}" for name in names]
 
 
@@ -162,9 +164,10 @@ def _is_above(folder: str, place: str) -> bool:
 
 
 def _remote(folder: str) -> tuple[list[str], list[str]]:
-    opened, place = filesystem(folder)
-    with named(folder):
-        infos = opened.get_file_info(fs.FileSelector(place, allow_not_found=True, recursive=True))
+    place = filesystem(folder)[1]
+    infos = on(
+        folder, lambda opened, at: opened.get_file_info(fs.FileSelector(at, allow_not_found=True, recursive=True))
+    )  # fmt: skip
     below = [(info, info.path.removeprefix(place).strip("/")) for info in infos]
     shown = [(info, path) for info, path in below if all(map(_is_shown, path.split("/")))]
     files = [path for info, path in shown if info.type == fs.FileType.File]

@@ -6,12 +6,16 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from cprfl.data.filesystems import filesystem, is_remote, named
+from cprfl.data.filesystems import is_remote, named
+from cprfl.data.opened import open_file
 from cprfl.errors import DatasetError
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"PK": "zip"}
 _BLOCK = 512
+_MOST_BYTES = 2**24  # of the labels of one image
+_REMOTE_BYTES = 2**23  # of a request
 _LOOKED_AT = 2**16  # bytes behind the end, for whether there is another archive
 
 
@@ -44,19 +48,16 @@ def tar_members(path: str, wanted: Callable[[str], bool]) -> list[Member]:
     Raises:
         DatasetError: where it is missing, compressed, damaged or cut off, or has other archives behind it.
     """
-    opened, place = filesystem(path)
     try:
         with named(path):
-            with opened.open_input_file(place) as file:
-                _refuse_compressed(path, file.read_at(8, 0))
-            streamed = is_remote(path)
-            with (
-                opened.open_input_stream(place) if streamed else opened.open_input_file(place) as file,
-                tarfile.open(fileobj=file, mode="r|" if streamed else "r:", bufsize=2**20) as tar,
-            ):
+            with open_file(path) as start:  # which refuses pipes
+                _refuse_compressed(path, start.read_at(8, 0))
+            mode: Literal["r|", "r:"] = "r|" if is_remote(path) else "r:"
+            size = _REMOTE_BYTES if is_remote(path) else 2**20
+            with open_file(path) as file, tarfile.open(fileobj=file, mode=mode, bufsize=size) as tar:
                 members = list(_read(path, tar, wanted))
                 end = tar.offset
-            with opened.open_input_file(place) as file:
+            with open_file(path) as file:
                 _refuse_more(path, end, file.size(), file.read_at(_LOOKED_AT, end))
     except FileNotFoundError:
         raise DatasetError(f"{path}: tar file not found; check the path and data_root") from None
@@ -85,6 +86,11 @@ def _read(path: str, tar: tarfile.TarFile, wanted: Callable[[str], bool]) -> Ite
             places[info.name] = info.offset_data, info.size
         content = None
         if wanted(info.name):
+            if info.size > _MOST_BYTES:
+                raise DatasetError(
+                    f"{path}: {info.name} should say what labels an image has, and holds {info.size:,} bytes; name "
+                    "the labels with dataset.labels"
+                )
             extracted = tar.extractfile(info)
             assert extracted is not None
             content = extracted.read()

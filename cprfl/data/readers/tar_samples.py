@@ -186,7 +186,7 @@ def _of_text(where: str, content: bytes, separators: str) -> list[str]:
 
 
 def _is_numbers(text: str) -> bool:
-    return re.fullmatch(r"-?\d+(\s+-?\d+)*", text) is not None
+    return re.fullmatch(r"-?\d{1,18}(\s+-?\d{1,18})*", text) is not None
 
 
 def _numbers(cells: Sequence[tuple[str, list[str]]]) -> list[Cell]:

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 
 from cprfl.config import Config
 from cprfl.data.filesystems import is_remote, local_path
-from cprfl.data.readers.locate import SUFFIXES, ImageFolder
-from cprfl.data.readers.text import read_lines
+from cprfl.data.readers.locate import SUFFIXES, ImageFolder, is_file
+from cprfl.data.readers.text import STRUCTURED_BYTES, read_lines
 from cprfl.data.readers.xml_file import parse_xml
 from cprfl.data.storage import DataPath, Folder, join, parent, read_bytes
 from cprfl.errors import DatasetError
@@ -127,7 +127,7 @@ def _is_annotated(name: str, annotations: str) -> bool:
     path = join(annotations, f"{name}.xml")
     if is_remote(path):
         return Folder(parent(path)).exists(path.rpartition("/")[2])
-    return local_path(path).is_file()
+    return is_file(path)
 
 
 def _all_files(annotations: str) -> list[VocFile]:
@@ -152,7 +152,7 @@ def read_annotation(file: VocFile) -> ElementTree.Element:
         DatasetError: where the file is missing or malformed.
     """
     try:
-        content = read_bytes(file.path)
+        content = read_bytes(file.path, STRUCTURED_BYTES)
     except FileNotFoundError:
         raise DatasetError(f"{file.path}: annotation not found, though {file.listed} lists it") from None
     return parse_xml(content, file.path, "annotation of VOC", "annotation")
@@ -191,7 +191,7 @@ def _by_filename(name: str, filename: str, folder: ImageFolder) -> tuple[str, st
 
 def _exists(uri: str) -> bool:
     """Whether there is such a file; nobody asks a remote storage for each."""
-    return is_remote(uri) or local_path(uri).is_file()
+    return is_remote(uri) or is_file(uri)
 
 
 def without_annotation(images: str, uris: Collection[str]) -> list[str]:

@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import Literal
 
+from cprfl.data.opened import regular_file
 from cprfl.data.packed import tar_uri
 from cprfl.data.readers.annotations import Annotations, Row, SplitName
 from cprfl.data.readers.base import DatasetConfig
@@ -114,7 +115,7 @@ def _has_samples(path: str) -> bool:
     """Whether an image and what can be its labels are among the first members of a tar file."""
     samples: dict[str, Sample] = {}
     try:
-        with tarfile.open(path, "r:") as tar:
+        with regular_file(path).open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for name in (info.name for info in islice(tar, _LOOKED_AT) if info.isfile()):
                 key, part = sample_name(name) or ("", "")
                 samples.setdefault(key, Sample(path, key)).parts[part] = Member(name, 0, 0, None)

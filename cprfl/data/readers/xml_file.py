@@ -6,6 +6,7 @@ import codecs
 import re
 from xml.etree import ElementTree
 
+from cprfl.data.readers.text import decoded
 from cprfl.errors import DatasetError
 
 _DECLARED = re.compile(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?\sencoding\s*=\s*["']([\w.:-]+)["']""")
@@ -48,7 +49,7 @@ def _decode(content: bytes, path: str) -> str:
         written = declared[1].decode().lower() if declared else "utf-8"
         encoding = _MEANT.get(written, written)
     try:
-        return content.decode(encoding)
+        return decoded(content, encoding)
     except LookupError:
         raise DatasetError(f"{path}: its first line declares {written!r}, which is no encoding; correct it") from None
     except UnicodeDecodeError as error:

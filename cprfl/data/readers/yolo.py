@@ -12,7 +12,7 @@ from cprfl.data.readers.annotations import Annotations, Row, SplitName, split_na
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.discovery import Proposal, Tree, common_folder, split_of_path
 from cprfl.data.readers.layout import in_order
-from cprfl.data.readers.locate import SUFFIXES, ImageFolder, LocalFiles
+from cprfl.data.readers.locate import SUFFIXES, ImageFolder, LocalFiles, is_file
 from cprfl.data.readers.text import read_lines, read_text
 from cprfl.data.readers.yolo_data import YoloData, ends, read_yolo_data
 from cprfl.data.storage import DataPath, Folder, join, parent
@@ -102,7 +102,7 @@ def _beginnings(lines: Sequence[str], folders: Sequence[str]) -> Iterator[tuple[
     for line in lines:
         for end in ends(line):
             for folder in folders:
-                if not is_remote(folder) and local_path(join(folder, end)).is_file():
+                if not is_remote(folder) and is_file(join(folder, end)):
                     yield folder, line[: len(line) - len(end)] if line.endswith(end) else ""
 
 

@@ -10,9 +10,10 @@ from pathlib import PurePosixPath
 
 import yaml
 
-from cprfl.data.filesystems import is_remote, local_path
+from cprfl.data.filesystems import is_remote
 from cprfl.data.readers.annotations import split_name
 from cprfl.data.readers.classes import clean_name
+from cprfl.data.readers.locate import is_folder, is_there
 from cprfl.data.readers.text import read_lines, read_text
 from cprfl.data.storage import join, parent
 from cprfl.errors import DatasetError
@@ -49,7 +50,7 @@ class YoloData:
         for end in filter(partial(_says_enough, written), ends(written)):
             for folder in self.folders:
                 place = _plain(join(folder, end))
-                if "/../" not in place if is_remote(place) else local_path(place).exists():
+                if "/../" not in place if is_remote(place) else is_there(place):
                     return place
         raise DatasetError(
             f"{self.path}: {written!r} not found (looked for {' and '.join(self.as_written(written))}); correct the "
@@ -108,14 +109,19 @@ def _read_yaml(path: str) -> YoloData:
     entries = {key: _texts(path, node) for key, node in values.items() if split_name(key) is not None}
     folders = [parent(path)]
     root = _plain(join(folders[0], (_text(values["path"]) or "") if "path" in values else ""))
-    if root != folders[0] and (is_remote(root) or local_path(root).is_dir()):
+    if root != folders[0] and (is_remote(root) or is_folder(root)):
         folders.insert(0, root)
     return YoloData(path, _checked(path, names), folders, {key: listed for key, listed in entries.items() if listed})
+
+
+_DIGITS = 9  # of the index of a class
 
 
 def _compose(path: str) -> yaml.Node | None:
     try:
         return yaml.compose(read_text(path, "YOLO's data file"), Loader=yaml.SafeLoader)
+    except RecursionError:
+        raise DatasetError(f"{path}: YAML that is nested too deeply") from None
     except yaml.YAMLError as error:
         raise DatasetError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
@@ -154,7 +160,7 @@ def _yaml_names(path: str, node: yaml.Node) -> dict[int, str | None]:
         raise DatasetError(f"{path}, line {node.start_mark.line + 1}: `names` must be a list, or `index: name`")
     named = {key: _text(value) for key, value in _mapping(path, node).items()}
     for key in named:
-        if not key.isdecimal():
+        if not key.isdecimal() or len(key) > _DIGITS:
             raise DatasetError(f"{path}, line {node.start_mark.line + 1}: `names`: {key!r} is no index of a class")
     return {int(key): name for key, name in named.items()}
 

@@ -16,7 +16,7 @@ from cprfl.data.filesystems import is_remote, local_path
 from cprfl.data.images import open_image
 from cprfl.data.packed import is_packed
 from cprfl.data.synthetic import SCHEME
-from cprfl.inference.outputs import no_formula
+from cprfl.plain import no_formula
 
 Value = str | int | float | bool | None
 

@@ -92,7 +92,8 @@ def class_columns(
     always = [name for name in classes if {what for what, count in columns[name].counts.items() if count} == {"yes"}]
     if always and len(always) < len(classes):
         notes.append(f"every image shows {', '.join(map(repr, always))}: no class? dataset.classes leaves it out")
-    left = [name for name in columns if name and name not in classes]
+    chosen = {*classes, ""}
+    left = [name for name in columns if name not in chosen]
     if left:
         listed = named(list(map(repr, left)), 8)
         notes.append(f"columns that are no classes: {listed}; dataset.classes chooses others")

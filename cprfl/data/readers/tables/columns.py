@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from cprfl.data.filesystems import is_remote, local_path
+from cprfl.data.filesystems import is_remote
 from cprfl.data.readers.annotations import SplitName, split_name
 from cprfl.data.readers.classes import clean_name
-from cprfl.data.readers.locate import ImageFolder
+from cprfl.data.readers.locate import ImageFolder, is_file
 from cprfl.data.readers.tables.cells import is_nothing, meaning, number_in
 from cprfl.data.readers.tables.dialect import Table, is_image_name
 from cprfl.errors import DatasetError
@@ -250,7 +249,7 @@ def _share_of_files(folder: str, names: list[str]) -> float:
     if is_remote(folder):
         return 0.0
     found = ImageFolder(folder).find(names[:_SAMPLE])
-    return _share(not is_remote(uri) and Path(local_path(uri)).is_file() for _, uri in found)
+    return _share(not is_remote(uri) and is_file(uri) for _, uri in found)
 
 
 def _share(flags: Iterable[bool]) -> float:

@@ -6,13 +6,14 @@ import codecs
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 from cprfl.data.readers.classes import clean_name
 from cprfl.data.readers.locate import SUFFIXES
-from cprfl.data.readers.text import decode_text, read_file
+from cprfl.data.readers.text import decode_text, read_file, without_nul
 from cprfl.errors import DatasetError
 
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
@@ -75,11 +76,6 @@ def read_table(
         DatasetError: naming the line of what is no table.
     """
     text, notes = decode(path, "CSV file", encoding, content)
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise DatasetError(
-            f"{path}, line {line}: a NUL character; this is no text, or dataset.encoding must name its encoding"
-        )
     marked = _SEP_LINE.match(text)
     if marked:
         text, delimiter = text[marked.end() :], delimiter or marked.group(1)
@@ -111,9 +107,10 @@ def decode(path: str, what: str, encoding: str | None = None, content: bytes | N
         encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"  # without a mark, beginning with a plain character
     if encoding is None and not content.startswith(_WIDE):
         try:
-            return content.decode("utf-8-sig").replace("\ufeff", ""), []
+            return without_nul(content.decode("utf-8-sig"), path).replace("\ufeff", ""), []
         except UnicodeDecodeError as error:
-            return _windows_1252(path, what, content, error)
+            text, notes = _windows_1252(path, what, content, error)
+            return without_nul(text, path), notes
     return decode_text(content, path, what, encoding).replace("\ufeff", ""), []
 
 
@@ -129,7 +126,9 @@ def _windows_1252(path: str, what: str, content: bytes, error: UnicodeDecodeErro
         text = content.decode("cp1252")
     except UnicodeDecodeError:
         raise DatasetError(f"{path}, line {line}: {what} is neither UTF-8 nor Windows-1252; {name_it}") from None
-    example = next(iter(re.findall(r"[^\s,;|\t]*[^\x00-\x7f][^\s,;|\t]*", text)))
+    beyond = re.search(r"[^\x00-\x7f]", text)
+    assert beyond is not None  # for it is no UTF-8
+    example = _word_at(text, beyond.start())
     if _MOJIBAKE.search(text):
         raise DatasetError(
             f"{path}, line {line}: {what} is not UTF-8, and hardly Windows-1252 ({example!r}); {name_it}"
@@ -137,13 +136,20 @@ def _windows_1252(path: str, what: str, content: bytes, error: UnicodeDecodeErro
     return text, [f"{path} is not UTF-8; read as Windows-1252 ({example!r}, line {line}); dataset.encoding changes it"]
 
 
+def _word_at(text: str, place: int) -> str:
+    """What stands between delimiters and blanks around a place, or some of it."""
+    before, behind = text[max(0, place - 40) : place], text[place : place + 40]
+    return re.split(r"[\s,;|]", before)[-1] + re.split(r"[\s,;|]", behind)[0]
+
+
 def _delimiter(path: str, text: str) -> str:
     """The delimiter with which the first records have as many fields as the first of them."""
-    sample = text[:_SAMPLE]
+    lines = islice(re.finditer("\n", text), 2)  # the names of many classes are a long first line
+    sample = text[: max([_SAMPLE, *(line.end() for line in lines)])]
     best: tuple[float, int, str] | None = None
     for delimiter in DELIMITERS:
-        records = [record for record in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if any(record)]
-        if len(text) > _SAMPLE:
+        records = _sampled(sample, delimiter)
+        if len(text) > len(sample):
             records = records[:-1]
         width = len(records[0]) if records else 0
         if width < 2:
@@ -157,6 +163,14 @@ def _delimiter(path: str, text: str) -> str:
             "as `image,labels`; dataset.delimiter names another delimiter"
         )
     return best[2]
+
+
+def _sampled(sample: str, delimiter: str) -> list[list[str]]:
+    """The records that a delimiter makes; none where it leaves a cell that is longer than any."""
+    try:
+        return [record for record in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter) if any(record)]
+    except csv.Error:
+        return []
 
 
 def _records(path: str, text: str, delimiter: str, line: int) -> Iterator[tuple[int, list[str]]]:
@@ -206,8 +220,8 @@ def _names_without_header(path: str, line: int, cells: list[str]) -> list[str]:
 
 
 def _check_header(path: str, line: int, names: list[str]) -> None:
-    named = [name for name in names if name]
-    repeated = sorted({name for name in named if named.count(name) > 1})
+    named = Counter(filter(None, names))
+    repeated = sorted(name for name, count in named.items() if count > 1)
     if repeated:
         raise DatasetError(f"{path}, line {line}: a column name is repeated: {', '.join(repeated)}; rename one of them")
     if not named:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from cprfl.data.readers.annotations import SplitName, split_name
 from cprfl.data.readers.discovery import Proposal, Tree, common_folder
 from cprfl.data.readers.layout import folder_of_images, in_order, split_choices, stem_of
-from cprfl.data.readers.locate import ImageFolder
+from cprfl.data.readers.locate import ImageFolder, is_file
 from cprfl.data.readers.openimages import is_open_images
 from cprfl.data.readers.tables.cells import is_nothing, meaning
 from cprfl.data.readers.tables.classes import class_columns
@@ -159,5 +159,5 @@ def _folder(tree: Tree, file: str, look: _Look) -> str | None:
 def _lead_to_files(tree: Tree, folder: str, names: Sequence[str]) -> bool:
     """Whether the files that are in the tree under these names are found from a folder."""
     places = ImageFolder(tree.path(folder)).find(names)
-    there = {stem_of(name) for name, (_, uri) in zip(names, places, strict=True) if Path(uri).is_file()}
+    there = {stem_of(name) for name, (_, uri) in zip(names, places, strict=True) if is_file(uri)}
     return there >= set(map(stem_of, names)) & set(map(stem_of, tree.images))

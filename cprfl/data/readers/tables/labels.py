@@ -84,9 +84,9 @@ def read_cells(
     names: dict[str, tuple[str, ...]] = {}
     for cell, count in cells.items():
         found = [clean_name(name) for name in parts.get(cell, [cell] if cell else [])]
-        kept = [name for name in found if name in known or not is_nothing(name)]
+        kept = dict.fromkeys(name for name in found if name in known or not is_nothing(name))
         dropped.update({name: count for name in found if name not in kept})
-        names[cell] = tuple(dict.fromkeys(kept))
+        names[cell] = tuple(kept)
     notes = []
     floats = [cell for cell in full if whole and not known and "." in cell]
     if floats:
@@ -118,7 +118,8 @@ def of_lists(cells: Sequence[str], names: Mapping[str, tuple[str, ...]], unmenti
         names: in each of them.
         unmentioned: the classes that are unknown where a cell does not name them.
     """
-    unknown = {cell: tuple(name for name in unmentioned if name not in found) for cell, found in names.items()}
+    shown = ((cell, {*found}) for cell, found in names.items())
+    unknown = {cell: tuple(name for name in unmentioned if name not in found) for cell, found in shown}
     return Said(range(len(cells)), [names[cell] for cell in cells], [unknown[cell] for cell in cells])
 
 

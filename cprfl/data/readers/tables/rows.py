@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from cprfl.data.filesystems import is_remote, local_path
 from cprfl.data.readers.annotations import Row, SplitName, split_name
 from cprfl.data.readers.labelstudio_json import path_in
-from cprfl.data.readers.locate import ImageFolder
+from cprfl.data.readers.locate import ImageFolder, is_file, is_folder
 from cprfl.data.readers.tables.cells import meaning, number_in
 from cprfl.data.readers.tables.classes import may_be_class
 from cprfl.data.readers.tables.columns import is_binary, key_of, splits_in, stray
@@ -203,7 +203,7 @@ def _without_first_folders(names: Sequence[str]) -> Iterator[list[str]]:
 
 def _folder_of(folder: str, split: SplitName) -> str | None:
     """The folder in a folder whose name means a split."""
-    if is_remote(folder) or not local_path(folder).is_dir():
+    if is_remote(folder) or not is_folder(folder):
         return None
     with os.scandir(local_path(folder)) as entries:
         return next((entry.name for entry in entries if entry.is_dir() and split_name(entry.name) == split), None)
@@ -215,4 +215,4 @@ def _any_is_there(folder: str, names: Sequence[str]) -> bool:
 
 def _some_are_files(places: Sequence[tuple[str, str]]) -> bool:
     some = places[:: max(1, len(places) // _SAMPLE)]
-    return any(is_remote(uri) or local_path(uri).is_file() for _, uri in some)
+    return any(is_remote(uri) or is_file(uri) for _, uri in some)
