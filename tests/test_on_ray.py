@@ -19,7 +19,7 @@ from cprfl.experiment import load
 from cprfl.resources import ResourcesConfig
 from cprfl.training.checkpoint import load_info
 from pipelines.cluster.abandoned import abandoned_workers_freed
-from pipelines.cluster.resources import scaling
+from pipelines.cluster.resources import cpus_of_tasks, scaling
 from pipelines.stages import run as stages
 from pipelines.stages.preprocess import preprocess
 from pipelines.stages.train import train_stage
@@ -116,6 +116,31 @@ def test_a_worker_asks_for_what_one_node_has(
     monkeypatch.setattr(ray, "nodes", lambda: found)
     scaled = scaling(ResourcesConfig(num_workers=workers), share)
     assert (scaled.resources_per_worker, scaled.use_gpu) == ({"CPU": cpus}, gpu)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count", "gpu", "cpus"),
+    [
+        ([(1, 0), (1, 0)], 1, False, 1),  # two nodes together are no room for one task
+        ([(8, 0), (2, 0)], 1, False, 8),
+        ([(8, 0), (2, 0)], 5, False, 2),
+        ([(2, 0)], 9, False, 1),
+        ([(32, 0), (8, 2)], 9, True, 4),  # as many as there are GPUs run at once
+        ([(32, 0), (8, 2)], 1, True, 8),
+    ],
+)
+def test_a_task_asks_for_what_one_node_has(
+    monkeypatch: pytest.MonkeyPatch, nodes: list[tuple[int, int]], count: int, gpu: bool, cpus: int
+) -> None:
+    found = [{"Alive": True, "Resources": {"CPU": float(c), "GPU": float(g)}} for c, g in nodes]
+    monkeypatch.setattr(ray, "nodes", lambda: found)
+    assert cpus_of_tasks(count, gpu) == cpus
+
+
+def test_tasks_for_which_no_node_is_left_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": False, "Resources": {"CPU": 8.0}}])
+    with pytest.raises(ClusterError, match="no node with a CPU at present"):
+        cpus_of_tasks(1, gpu=False)
 
 
 @pytest.mark.usefixtures("ray_session")

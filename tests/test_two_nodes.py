@@ -16,7 +16,6 @@ from typing import Any
 
 import psutil
 import pytest
-import ray
 import torch
 import torch.distributed as dist
 from ray.cluster_utils import Cluster
@@ -26,6 +25,8 @@ from cprfl.experiment import Experiment, load
 from cprfl.preparation import read_prepared
 from cprfl.recipe import Epoch, run_training
 from cprfl.training.loop import Worker
+from pipelines.cluster.connection import disconnect
+from pipelines.cluster.joining import INSIST
 from pipelines.stages.preprocess import preprocess
 from tests.helpers import command, command_line, free_ports, runs, steps, wait_for
 
@@ -37,13 +38,13 @@ TRAINING = [f"train.epochs={EPOCHS}", "resources.num_workers=2", "resources.cpus
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head and a second node, each with one CPU, beside whatever else this machine runs."""
-    ray.shutdown()  # the suite's own session is started anew by whoever needs it
+    disconnect()  # the suite's own session is started anew by whoever needs it
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
     before = dict(os.environ)
-    os.environ |= {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
+    os.environ |= {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", INSIST: "1"}
     dashboard, agent = free_ports(2)
     quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_timeout_ms": 2000,
-             "health_check_failure_threshold": 3}  # fmt: skip
+             "health_check_failure_threshold": 3, "agent_register_timeout_ms": 120_000}  # fmt: skip
     found = Cluster(
         initialize_head=True,
         head_node_args={**NODE, "include_dashboard": False, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from pipelines.background import NEWS, in_transaction
+
 _PATIENCE = 10.0  # seconds that runs have to be closed in; who presses later wants it to end now
 _AGAIN = 0.05  # seconds until it is looked whether a transaction has ended
-_DATABASE = ("mlflow.store.", "sqlalchemy.")
 STOPPED = 130
 _first: list[float] = []
 
@@ -26,12 +28,34 @@ def interrupts_heard() -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     _first.clear()
     before = [signal.signal(number, _interrupt) for number in numbers]
+    with _ending_in_time():
+        try:
+            yield
+        finally:
+            if not _first:
+                for number, handler in zip(numbers, before, strict=True):
+                    signal.signal(number, handler)
+
+
+@contextmanager
+def _ending_in_time() -> Iterator[None]:
+    """End this process where the block, once it is interrupted, does not end: what it waits for may be gone.
+
+    Who takes a machine away sends SIGTERM, waits, and then kills what Ray has started and left behind too.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_AGAIN * 5):
+            if _first and time.monotonic() - _first[0] > _PATIENCE:
+                say_where()
+                os._exit(STOPPED)
+
+    threading.Thread(target=watch, daemon=True).start()
     try:
         yield
     finally:
-        if not _first:
-            for number, handler in zip(numbers, before, strict=True):
-                signal.signal(number, handler)
+        ended.set()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -41,20 +65,13 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     """
     if not _first or number == signal.SIGALRM:
         _first.append(time.monotonic())
-        if _in_transaction(frame):
+        signal.signal(NEWS, signal.SIG_IGN)  # it is ending; that Ray ends beside it is no news
+        if in_transaction(frame):
             signal.setitimer(signal.ITIMER_REAL, _AGAIN)
             return
         raise KeyboardInterrupt
     if time.monotonic() - _first[0] > _PATIENCE:
         os._exit(STOPPED)
-
-
-def _in_transaction(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if str(frame.f_globals.get("__name__")).startswith(_DATABASE):
-            return True
-        frame = frame.f_back
-    return False
 
 
 def was_interrupted(ended: SystemExit) -> bool:
@@ -64,7 +81,8 @@ def was_interrupted(ended: SystemExit) -> bool:
 
 def say_where() -> None:
     """Say how far the command got, in one line; what is pressed after it, while Python ends, changes nothing."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python puts the default, to die of it, in place of our own
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python puts the default, to die of it, in place of our own
     from cprfl.progress import goes_on, standing
 
     where = f" {standing()}" if standing() else ""

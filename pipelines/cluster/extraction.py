@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ from cprfl.errors import UserError, WeightsError
 from cprfl.experiment import Experiment
 from cprfl.feature_cache import ShardDone, ShardJob
 from cprfl.preparation import build_encoder
-from pipelines.cluster.connection import connect
+from pipelines.background import in_thread
+from pipelines.cluster.connection import connect, failing_with_ray
 from pipelines.cluster.shared import check_shared
 
 Row = dict[str, Any]
@@ -67,13 +68,21 @@ def fill_on_ray(
         ),
     )  # fmt: skip
     settings = experiment.model_dump(mode="json")
-    for done in execute.remote(rows, settings, encoder.transform, encoder.fingerprint(), folder):
-        row = ray.get(done)
+    done = iter(execute.remote(rows, settings, encoder.transform, encoder.fingerprint(), folder))
+    while (row := in_thread(partial(_next, done))) is not None:  # Ray's own waiting hears no signal where it is lost
         if row["error"]:
             kind, message = json.loads(row["error"])
             raise getattr(errors, kind)(message)
         bad = [BadImage(**item) for item in json.loads(row["bad"])]
         yield ShardDone(int(row["images"]), int(row["encoded"]), bad)
+
+
+def _next(done: Iterator[Any]) -> Row | None:
+    """The row that is made next, none where all are."""
+    with failing_with_ray():
+        made = next(done, None)
+        row: Row | None = None if made is None else ray.get(made)
+    return row
 
 
 def _execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cprfl.errors import ClusterError
+from pipelines.cluster.connection import failing_with_ray
+
+_SECONDS = 120.0  # in which every node has answered
+_LOOK = 0.5  # seconds that are waited at a time: signals, and that Ray is lost, are heard in between
 
 
 def check_shared(folder: Path) -> None:
@@ -34,7 +39,7 @@ def check_shared(folder: Path) -> None:
             )
             for node in nodes
         }
-        ray.get(list(asked.values()), timeout=120)
+        _wait(list(asked.values()), folder)
         lacking = [f"{nodes[node]} ({node[:8]})" for node in nodes if not Path(f"{marker}.{node}").exists()]
     finally:
         for file in folder.glob(f"{marker.name}*"):
@@ -44,6 +49,17 @@ def check_shared(folder: Path) -> None:
             f"output_dir: {folder} is not one folder for the whole cluster, {', '.join(lacking)} has another or none; "
             "give the path of storage that all nodes mount, --set output_dir=/shared/..."
         )
+
+
+def _wait(asked: list[ray.ObjectRef], folder: Path) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        with failing_with_ray():
+            answered, waiting = ray.wait(asked, num_returns=len(asked), timeout=_LOOK)
+            if not waiting:
+                ray.get(answered)
+                return
+    raise ClusterError(f"output_dir: not every node of the cluster answered within {_SECONDS:.0f} s, through {folder}")
 
 
 def _answer(marker: str, node: str) -> None:

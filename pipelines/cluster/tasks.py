@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayTaskError
 
-from pipelines.cluster.connection import connect
+from pipelines.cluster.connection import connect, failing_with_ray
+from pipelines.cluster.resources import cpus_of_tasks
 from pipelines.cluster.shared import check_shared
+
+_LOOK = 0.5  # seconds that are waited at a time: signals, and that Ray is lost, are heard in between
 
 
 def run_tasks(
@@ -29,23 +32,29 @@ def run_tasks(
     """
     connect()
     check_shared(folder)
-    cpus = sum(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    each = max(1, cpus // max(len(arguments), 1))
+    each = cpus_of_tasks(len(arguments), gpu)
     # A process serves one call: what it held is not counted as the next one's memory, nor kept.
     remote: Any = ray.remote(num_cpus=each, num_gpus=1 if gpu else 0, max_retries=0, max_calls=1)(work)
     pending = {remote.remote(argument): number for number, argument in enumerate(arguments)}
     while pending:
-        (done,), _ = ray.wait(list(pending), num_returns=1)
+        with failing_with_ray():
+            ended, _ = ray.wait(list(pending), num_returns=1, timeout=_LOOK)
+        if not ended:
+            continue
+        (done,) = ended
         number = pending.pop(done)
-        try:
-            yield number, ray.get(done)
-        except RayTaskError as error:
-            yield number, error.cause if isinstance(error.cause, Exception) else error
-        except RayError as error:  # its process died
-            yield number, error
+        yield number, _outcome(done)
 
 
 def has_gpus() -> bool:
     """Whether the cluster has any."""
     connect()
     return bool(ray.cluster_resources().get("GPU"))
+
+
+def _outcome(done: Any) -> Any | Exception:
+    try:
+        with failing_with_ray():
+            return ray.get(done)
+    except RayTaskError as error:
+        return error.cause if isinstance(error.cause, Exception) else error

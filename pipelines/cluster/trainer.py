@@ -34,7 +34,8 @@ from cprfl.preparation import CHECKPOINT, Prepared, read_prepared
 from cprfl.recipe import Epoch, checkpoint_score, keep_checkpoint, resumable_folder, run_training
 from cprfl.training.checkpoint import load_info
 from cprfl.training.loop import Worker
-from pipelines.cluster.connection import connect
+from pipelines.cluster.connection import connect, failing_with_ray
+from pipelines.cluster.meeting import torch_config
 from pipelines.cluster.resources import scaling
 from pipelines.cluster.shared import check_shared
 from pipelines.cluster.tasks import has_gpus, run_tasks
@@ -120,7 +121,8 @@ def fit_trainer(trainer: TorchTrainer, folder: Path) -> Result:
     mistake = folder / _MISTAKE
     mistake.unlink(missing_ok=True)
     try:
-        result = trainer.fit()
+        with failing_with_ray():
+            result = trainer.fit()
     except WorkerGroupError as error:
         died = [failure for failure in error.worker_failures.values() if isinstance(failure, RayActorError)]
         if not mistake.exists() and not died:
@@ -160,6 +162,7 @@ def torch_trainer(
     return TorchTrainer(
         _train_worker,
         train_loop_config=asdict(task),
+        torch_config=torch_config(scaled.use_gpu),
         scaling_config=scaled,
         run_config=RunConfig(
             name=name,
