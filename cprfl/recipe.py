@@ -99,7 +99,7 @@ def train_in(
         epoch.save(aside)
         aside.rename(folder / f"epoch-{epoch.number:06d}")
         for old in set(folder.glob("epoch-*")) - {_best(experiment, folder), _latest(folder)}:
-            shutil.rmtree(old)
+            _remove_at_once(old)
 
     run_training(
         experiment, prepared, local_worker(experiment.resources), keep, resume=checkpoints[-1] if checkpoints else None
@@ -113,21 +113,36 @@ def resumable_folder(experiment: Experiment, prepared: Prepared) -> Path:
     return experiment.folder / "training" / f"{prepared.training_key(experiment)}{place}"
 
 
+def has_begun(folder: Path) -> bool:
+    """Whether there is a checkpoint, of whatever form, in a folder that `resumable_folder` gives."""
+    return any(path.is_dir() and not path.name.startswith(".") for path in folder.glob("*"))
+
+
 def remove_resumable(experiment: Experiment, prepared: Prepared) -> None:
     """Remove what going on with a training needs, once its results are safe."""
     folder = resumable_folder(experiment, prepared)
     for place in folder.parent.glob(f"{prepared.training_key(experiment)}*"):
-        shutil.rmtree(place, ignore_errors=True)
+        _remove_at_once(place)
     if folder.parent.exists() and not any(folder.parent.iterdir()):
         folder.parent.rmdir()
 
 
 def keep_checkpoint(source: Path, target: Path) -> Path:
     """Copy a checkpoint to its final place, without what only resuming needs."""
-    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    aside = _aside(target)
     shutil.copytree(source, aside, ignore=shutil.ignore_patterns("resume.pt", ".*"))
-    shutil.rmtree(target, ignore_errors=True)
+    if target.exists():
+        _remove_at_once(target)
     return aside.rename(target)
+
+
+def _remove_at_once(folder: Path) -> None:
+    """Remove a folder of which nobody may find a half, whenever this is interrupted."""
+    shutil.rmtree(folder.rename(_aside(folder)), ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def is_trained(experiment: Experiment, prepared: Prepared) -> bool:

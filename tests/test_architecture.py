@@ -21,7 +21,7 @@ FLOORS = [
     {"pipelines.stages"},
     {"pipelines.cluster"},
     {"pipelines.tracking"},
-    {"pipelines.request", "pipelines.background"},
+    {"pipelines.request", "pipelines.background", "pipelines.lock"},
     {"cprfl.report"},
     {"cprfl.inference"},
     {"cprfl.recipe"},
@@ -36,12 +36,27 @@ FLOORS = [
     {"cprfl.encoders"},
     {"cprfl.data"},
     {"cprfl.resources"},
-    {"cprfl.config", "cprfl.errors", "cprfl.progress", "cprfl.torchvision_cpu", "cprfl.words"},
+    {
+        "cprfl.config",
+        "cprfl.environment",
+        "cprfl.errors",
+        "cprfl.named_places",
+        "cprfl.plain",
+        "cprfl.progress",
+        "cprfl.torchvision_cpu",
+        "cprfl.words",
+    },
 ]
 # Who may know what; `pipelines.sweeps` has what Ray Tune itself imports.
 KNOWN_BY = {
     "mlflow": ["pipelines.tracking", "pipelines.serving.invocations"],
-    "ray": ["pipelines.cluster", "pipelines.sweeps.search", "pipelines.sweeps.trials", "pipelines.sweeps.tuner"],
+    "ray": [
+        "pipelines.cluster",
+        "pipelines.sweeps.follow",
+        "pipelines.sweeps.search",
+        "pipelines.sweeps.trials",
+        "pipelines.sweeps.tuner",
+    ],
     "dagster": ["pipelines.retraining.assets", "pipelines.retraining.server", "pipelines.retraining.shown"],
     "typer": ["pipelines.cli"],
     "altair": ["cprfl.report"],

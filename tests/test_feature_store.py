@@ -11,7 +11,6 @@ import duckdb
 import numpy as np
 import pandas as pd
 import polars as pl
-import pyarrow.fs as pafs
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +21,7 @@ from cprfl.data.feature_store import FeatureStore, filling
 from cprfl.data.feature_store.batches import Batch, Views
 from cprfl.data.feature_store.filling import StoreInProgress, StoreKey, prune_unfinished
 from cprfl.data.feature_store.shards import Features, write_shard
+from cprfl.data.files import write_record
 from cprfl.data.storage import Folder
 from cprfl.errors import FeatureStoreError, StorageError
 from pipelines.cli.app import app
@@ -239,9 +239,8 @@ def test_what_is_wrong_is_named_and_pruned(root: str) -> None:
 def test_the_command_line_lists_verifies_and_prunes(tmp_path: Path) -> None:
     root = tmp_path / "cache" / "features"
     store = fill(str(root), key_of(23))
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "prepared.json").write_text(json.dumps({"features": store.folder.uri}))
-    other = fill(str(root), key_of(5))
+    write_record(tmp_path / "mine" / "prepared.json", {"features": store.folder.uri})
+    other = fill(str(root), key_of(12))
 
     def call(*arguments: str) -> str:
         result = CliRunner().invoke(app, ["features", *arguments, "--output-dir", str(tmp_path)])
@@ -251,15 +250,18 @@ def test_the_command_line_lists_verifies_and_prunes(tmp_path: Path) -> None:
 
     listed = call("ls")
     assert "used by mine\n    test, 23 images x 2 views of [4, 3]" in listed
-    assert "used by no experiment here\n    test, 5 images x 2 views of [4, 3]" in listed
+    assert "used by no experiment here\n    test, 12 images x 2 views of [4, 3]" in listed
     assert "2 stores are sound" in call("verify")
-    first = sorted(Path(other.folder.uri).glob("*.parquet"))[0]
+    folder = other.folder.uri
+    first = sorted(Path(folder).glob("*.parquet"))[0]
     first.write_bytes(first.read_bytes()[:-9])
     with pytest.raises(FeatureStoreError, match=first.name):
         call("verify")
-    assert "2 removed" in call("prune", Path(other.folder.uri).name)
+    del other  # or it would be in use
+    assert "2 removed" in call("prune", Path(folder).name)
     assert "unfinished or damaged" in call("ls")
-    assert f"removed {other.folder.uri}" in call("prune", "--unused")
+    assert f"kept {folder}: not finished" in call("prune", "--unused")
+    assert f"removed {folder}" in call("prune", "--unused", Path(folder).name)
     assert [folder.name for folder in root.iterdir()] == [Path(store.folder.uri).name]
     with pytest.raises(FeatureStoreError, match="no store 'nothing' here"):
         call("verify", "nothing")
@@ -317,4 +319,4 @@ def test_a_file_that_fails_half_way_is_not_there(root: str) -> None:
 def test_other_filesystems_of_pyarrow_work(tmp_path: Path) -> None:
     store = fill(f"file://{tmp_path}/stores", key_of(7))
     assert FeatureStore.open(f"file://{store.folder.uri}").num_images == 7
-    assert isinstance(Folder(str(tmp_path))._filesystem[0], pafs.LocalFileSystem)
+    assert (Path(store.folder.uri) / "store.json").is_file()

@@ -13,4 +13,11 @@ def main() -> None:
         sys.exit("cprfl: the command line needs more than the library: pip install 'cprfl[pipelines]'")
     from pipelines.cli.app import main as run
 
-    run()
+    status = 0
+    try:
+        run()
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    if (connection := sys.modules.get("pipelines.cluster.connection")) is not None:
+        connection.leave(status)  # Ray, which may be gone, is not waited for
+    sys.exit(status)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pipelines.stages.features import Cached
+    from pipelines.stages.features import Cache
 
 app = typer.Typer(no_args_is_help=True, help="List, verify and prune cached features.")
 OutputDirOption = Annotated[str, typer.Option(help="The experiments' output folder.")]
@@ -26,8 +26,8 @@ def ls(output_dir: OutputDirOption = "outputs", features: FeaturesOption = None)
     from cprfl.data.feature_store import FeatureStore
     from cprfl.words import counted
 
-    stores = _cached(output_dir, features, None)
-    for item in stores:
+    cache = _cached(output_dir, features)
+    for item in cache.stores:
         users = ", ".join(item.experiments) or "no experiment here"
         print(f"{item.key}  {item.num_bytes / 1e6:8.1f} MB  used by {users}")
         if isinstance(item.store, FeatureStore):
@@ -36,7 +36,9 @@ def ls(output_dir: OutputDirOption = "outputs", features: FeaturesOption = None)
             print(f"    {encoder['model']}, {views}")
         else:
             print("    unfinished or damaged")
-    print(f"{counted(len(stores), 'store')}, {sum(item.num_bytes for item in stores) / 1e6:.1f} MB")
+    for reason in cache.unknown:
+        print(f"not known what is used: {reason}")
+    print(f"{counted(len(cache.stores), 'store')}, {sum(item.num_bytes for item in cache.stores) / 1e6:.1f} MB")
 
 
 @app.command("verify")
@@ -44,9 +46,8 @@ def verify(keys: KeysArgument = None, output_dir: OutputDirOption = "outputs", f
     """Read every shard; name what is damaged, missing or foreign."""
     from pipelines.stages.features import verify as verify_stores
 
-    stores = _cached(output_dir, features, keys)
-    verify_stores(stores)
-    print(f"{len(stores)} stores are sound")
+    sound = verify_stores(_cached(output_dir, features), keys or ())
+    print("1 store is sound" if sound == 1 else f"{sound} stores are sound")
 
 
 @app.command("prune")
@@ -56,24 +57,23 @@ def prune(
     features: FeaturesOption = None,
     unused: Annotated[bool, typer.Option("--unused", help="Also stores that no experiment here uses.")] = False,
 ) -> None:
-    """Remove damaged shards and foreign files; the next preprocessing makes what is missing."""
+    """Remove damaged shards and foreign files; the next preprocessing makes what is missing.
+
+    What another process fills or reads now stays. An unfinished store goes only where --unused comes with its KEY.
+    """
     from pipelines.stages.features import prune as prune_stores
 
-    removed = prune_stores(_cached(output_dir, features, keys), unused)
-    for name in removed:
+    pruned = prune_stores(_cached(output_dir, features), keys or (), unused=unused)
+    for reason in pruned.kept:
+        print(f"kept {reason}")
+    for name in pruned.removed:
         print(f"removed {name}")
-    print(f"{len(removed)} removed")
+    print(f"{len(pruned.removed)} removed")
 
 
-def _cached(output_dir: str, features: str | None, keys: list[str] | None) -> list[Cached]:
+def _cached(output_dir: str, features: str | None) -> Cache:
     from cprfl.data.filesystems import absolute
-    from cprfl.errors import FeatureStoreError
     from pipelines.stages.features import cached
 
     output = Path(output_dir).absolute()
-    root = absolute(features or str(output / "cache" / "features"))
-    stores = cached(root, output)
-    unknown = set(keys or ()) - {item.key for item in stores}
-    if unknown:
-        raise FeatureStoreError(f"{root}: no store {min(unknown)!r} here; `cprfl features ls` lists them")
-    return [item for item in stores if not keys or item.key in keys]
+    return cached(absolute(features or str(output / "cache" / "features")), output)

@@ -6,7 +6,6 @@ reads the annotations of its functions: they are not postponed.)
 """
 
 import functools
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,12 +34,13 @@ from dagster import (
     in_process_executor,
 )
 
-from cprfl.data.files import write_json
+from cprfl.data.files import read_json, write_json
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import Manifest
-from cprfl.errors import UserError
+from cprfl.errors import DatasetError, UserError
 from cprfl.reading import read_data
 from cprfl.report.checks.base import CODES
+from pipelines.lock import alone
 from pipelines.retraining.request import dataset_file, load_request, make_request
 from pipelines.retraining.retrain import (
     decide,
@@ -74,7 +74,8 @@ def manifest(schedule: ScheduleConfig, store: Store) -> Result:
     read.write(dataset_file(experiment))  # for the stages to come: whoever edits labels meanwhile asks anew
     counts = _counts(read)
     accepted = experiment.placed(RETRAINING).folder / _ACCEPTED
-    before = json.loads(accepted.read_text()) if accepted.exists() else {}
+    forget = "remove it, and nothing is compared with this time"
+    before = read_json(accepted, DatasetError, forget) if accepted.exists() else {}
     changes = {name: 100 * abs(counts.get(name, 0) - count) / count for name, count in before.items() if count >= _FEW}
     limit = schedule.checks.max_label_change
     changed = {name: round(change, 1) for name, change in changes.items() if change > limit}
@@ -230,7 +231,9 @@ def _asset(name: str, schedule: ScheduleConfig, stage: str) -> AssetsDefinition:
     )  # fmt: skip
     def materialize(context: AssetExecutionContext) -> MaterializeResult:
         with _failures_named(stage, schedule):
-            metadata, results = run(schedule, _store(context.run_id, schedule.experiment().output_dir))
+            experiment = schedule.experiment()
+            with alone(experiment, f"the schedule's {stage}"):
+                metadata, results = run(schedule, _store(context.run_id, experiment.output_dir))
         return MaterializeResult(metadata=metadata, check_results=results)
 
     return materialize

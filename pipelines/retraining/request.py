@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from cprfl.data.files import write_json
+from cprfl.data.files import read_record, write_record
 from cprfl.data.manifest import TEST, Manifest
 from cprfl.errors import CheckpointError, ConfigError
 from cprfl.experiment import Experiment
@@ -53,7 +50,7 @@ class Request:
             "sweep": self.sweep and self.sweep.model_dump(mode="json"),
             "prepared": self.prepared.record,
         }
-        write_json(folder / _REQUEST, values)
+        write_record(folder / _REQUEST, values)
 
 
 def make_request(
@@ -83,12 +80,10 @@ def load_request(experiment: Experiment) -> Request:
     """The request that was last saved for an experiment of this name.
 
     Raises:
-        CheckpointError: where there is none.
+        CheckpointError: where there is none, or it is damaged.
     """
     folder = experiment.placed(RETRAINING).folder
-    if not (folder / _REQUEST).exists():
-        raise CheckpointError(f"{folder}: no retraining was prepared here; start with its first stage")
-    values: Mapping[str, Any] = json.loads((folder / _REQUEST).read_text())
+    values = read_record(folder / _REQUEST, CheckpointError, "start with the first stage of the retraining")
     asked = Experiment.model_validate(values["experiment"])
     sweep = SweepConfig.model_validate(values["sweep"]) if values["sweep"] else None
     return Request(asked, sweep, Manifest.read(folder / _DATASET), read_prepared(asked, values["prepared"]))

@@ -6,11 +6,12 @@ model that does not leaves what is there as it is.
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cprfl import recipe
 from cprfl.data.manifest import TEST
+from cprfl.data.temporary import temporary_folder
 from cprfl.errors import CheckpointError
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment, experiment_of
@@ -18,6 +19,7 @@ from cprfl.inference.scoring import EVALUATION
 from cprfl.preparation import CHECKPOINT, Prepared
 from cprfl.progress import say
 from cprfl.training.checkpoint import load_info
+from pipelines.lock import one_at_a_time
 from pipelines.retraining.request import Request, make_request
 from pipelines.stages.champion import Standing, check_champion, stand_beside_champion
 from pipelines.stages.places import CHALLENGER, COMPARISON, RETRAINING, adopt, begin, finish_adoption
@@ -30,7 +32,15 @@ from pipelines.tracking import registry
 from pipelines.tracking.runs import open_run
 from pipelines.tracking.store import Store, open_store
 from pipelines.tracking.titles import in_short
-from pipelines.tracking.verdicts import Decision, Verdict, carry_out, run_of, unfinished, write_verdict
+from pipelines.tracking.verdicts import (
+    Decision,
+    Verdict,
+    carry_out,
+    judged_runs_not_ended,
+    run_of,
+    unfinished,
+    write_verdict,
+)
 
 _TAG = "retraining"
 
@@ -74,6 +84,7 @@ class Challenger:
         return self.experiment.folder / CHECKPOINT
 
 
+@one_at_a_time
 def retrain(experiment: Experiment, sweep: SweepConfig | None = None) -> Retraining:
     """Train and judge a challenger, unless one was judged for the same data and configuration.
 
@@ -109,6 +120,9 @@ def finish_decisions(store: Store, experiment: Experiment) -> dict[str, Retraini
     finish_adoption(experiment)
     name = experiment.name
     carried_out = [verdict for verdict in unfinished(store, name) if carry_out(store, name, verdict)]
+    for run_id in judged_runs_not_ended(store, name):
+        with open_run(store, experiment.placed(CHALLENGER), run_id=run_id, own_metrics=False):
+            pass  # it ends well now: nothing was left to do in it
     present = registry.champion(store, name)
     model = place_of(store, experiment, present) if present is not None else None
     if model is not None and model.folder != experiment.folder:
@@ -169,7 +183,9 @@ def trained_challenger(store: Store, request: Request) -> Challenger:
     if request.sweep is not None:  # which may have chosen other text embeddings
         asked = experiment.placed(RETRAINING)
         prepared = prepare_chain(store, asked, request.dataset, needs=[TEST], encoder=prepared.encoder)
-    return Challenger(experiment.placed(CHALLENGER), prepared, run_id)
+    experiment = experiment.placed(CHALLENGER)
+    recipe.remove_resumable(experiment, prepared)  # where the training's process was killed just before that
+    return Challenger(experiment, prepared, run_id)
 
 
 def evaluate_challenger(store: Store, challenger: Challenger) -> Evaluation:
@@ -226,8 +242,8 @@ def _searched(store: Store, request: Request, sweep: SweepConfig) -> Experiment:
     """The experiment with the best settings found around those of the champion."""
     experiment = centre = request.experiment
     if (present := registry.champion(store, experiment.name)) is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            holder = registry.fetch(store, experiment.name, present, Path(folder))
+        with temporary_folder() as folder:
+            holder = registry.fetch(store, experiment.name, present, folder)
             trained = experiment_of(load_info(holder.checkpoint), holder.checkpoint)
         centre = experiment.changed(trained.settings(experiment.settings(sweep.space)))
     around = sweep.around(centre)

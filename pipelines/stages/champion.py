@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cprfl.data.files import write_json
+from cprfl.data.files import read_json, write_json
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import TEST, Manifest
+from cprfl.data.temporary import temporary_folder
 from cprfl.errors import CheckpointError
 from cprfl.evaluation.comparison import Comparison, compare
 from cprfl.evaluation.metrics import evaluate, read_predictions, write_predictions
@@ -91,8 +90,12 @@ class Standing:
 
     @classmethod
     def read(cls, path: Path) -> Standing:
-        """Read what `write` wrote."""
-        values = json.loads(path.read_text())
+        """Read what `write` wrote.
+
+        Raises:
+            CheckpointError: where the file is missing or damaged.
+        """
+        values = read_json(path, CheckpointError, "`cprfl retrain CONFIG` compares anew once it is removed")
         classes = tuple(ClassGain(**found) for found in values.pop("classes"))
         champion = values.pop("champion_version")
         del values["promoted"], values["reason"]
@@ -108,9 +111,9 @@ def check_champion(store: Store, name: str) -> None:
     """
     if (present := registry.champion(store, name)) is None:
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         try:
-            load_info(registry.fetch(store, name, present, Path(folder)).checkpoint)
+            load_info(registry.fetch(store, name, present, folder).checkpoint)
         except CheckpointError as error:
             raise CheckpointError(
                 f"the champion, models:/{name}/{present}, cannot be compared with: {error}; set the alias "
@@ -130,14 +133,15 @@ def stand_beside_champion(store: Store, experiment: Experiment, prepared: Prepar
         run: open, the model's.
 
     Returns:
-        How it stands; none where there is no champion.
+        How it stands; none where there is no champion, or the model itself is it: it was made so, and what comes after
+        that was interrupted.
     """
     present = registry.champion(store, experiment.name)
-    if present is None:
+    if present is None or present == registry.version_of_run(store, experiment.name, run.id):
         return None
     test = prepared.manifest.split(TEST)
-    with tempfile.TemporaryDirectory() as folder:
-        holder = registry.fetch(store, experiment.name, present, Path(folder))
+    with temporary_folder() as folder:
+        holder = registry.fetch(store, experiment.name, present, folder)
         scores_NC = score_test_images(experiment, prepared, holder.checkpoint, holder.encoder_weights)
         champion_NC = _in_classes_of(prepared.manifest, scores_NC, holder)
     write_predictions(experiment.folder / BASELINES / CHAMPION_SCORES, test.image_ids, champion_NC, test.class_names)

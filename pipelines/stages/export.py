@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 from cprfl.data.files import write_json, write_text
 from cprfl.data.images import open_image
 from cprfl.data.manifest import TEST, Manifest
+from cprfl.data.temporary import temporary_folder
 from cprfl.errors import CheckpointError, UnreadableImageError
 from cprfl.inference import example
 from cprfl.inference.export import FILES, Format
@@ -65,8 +65,8 @@ def export(model: str, form: Format, output: Path | None, output_dir: Path) -> E
         return _export(Predictor.load(checkpoint), checkpoint, checkpoint.parent, form, folder, "")
     name, version = resolve(found)
     home = output_dir / name
-    with tempfile.TemporaryDirectory(prefix="cprfl-export-") as downloaded:
-        files = fetch_model(f"{SCHEME}{name}/{version}", Path(downloaded))
+    with temporary_folder() as downloaded:
+        files = fetch_model(f"{SCHEME}{name}/{version}", downloaded)
         predictor = Predictor.load(files.checkpoint, files.encoder_weights)
         folder = output or home / "export"
         return _export(predictor, files.checkpoint, home, form, folder, version)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from cprfl.data.manifest import TRAIN
+from cprfl.data.temporary import temporary_folder
 from cprfl.encoders.cnn import CnnEncoder
 from cprfl.encoders.weights import load_into, load_weights
 from cprfl.errors import CheckpointError
@@ -17,11 +17,13 @@ from cprfl.reading import read_data
 from cprfl.recipe import keep_checkpoint
 from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
 from cprfl.training.objective import join_kept_state
+from pipelines.lock import alone
 from pipelines.stages.places import forget_results
 from pipelines.stages.train import record_run
-from pipelines.tracking.runs import open_run
+from pipelines.tracking.runs import open_run, training_tag
 from pipelines.tracking.store import open_store
 
+_KEY = "imported"  # in the place of a training key
 _BACKBONE = "Backbone."
 _STAGES = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
 
@@ -65,17 +67,21 @@ def import_published(source: str, experiment: Experiment) -> Path:
     values["model"] |= {**sizes, "standardize": False}
     values["train"]["backbone"] = "finetune" if backbone else "frozen"
     info = CheckpointInfo(
-        values, "imported", list(manifest.class_names), encoder.fingerprint(), text.encoder, 0, {},
+        values, _KEY, list(manifest.class_names), encoder.fingerprint(), text.encoder, 0, {},
         holds_tower=bool(backbone),
     )  # fmt: skip
     folder, dim = experiment.folder / CHECKPOINT, model.visual.in_features
     facts = Facts.of_data(manifest.split(TRAIN), text.embeddings_CM, dim, dim)
     weights = join_kept_state(model.state_dict(), encoder.state_dict() if backbone else {})
-    with open_run(open_store(experiment.output_dir), experiment, tags={"imported": Path(source).name}) as run:
-        with tempfile.TemporaryDirectory() as aside:
-            save_checkpoint(Path(aside), weights, facts, info, None)
-            forget_results(experiment)  # of the model that was here
-            keep_checkpoint(Path(aside), folder)
+    tags = {"imported": Path(source).name, **training_tag(_KEY)}
+    with (
+        alone(experiment, "import-published"),
+        open_run(open_store(experiment.output_dir), experiment, tags=tags) as run,
+    ):
+        with temporary_folder() as aside:
+            save_checkpoint(aside, weights, facts, info, None)
+            keep_checkpoint(aside, folder)
+        forget_results(experiment)  # of the model that was here
         record_run(experiment, run)
     return folder
 

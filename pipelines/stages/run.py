@@ -11,16 +11,19 @@ from cprfl.inference.scoring import EVALUATION
 from cprfl.preparation import CHECKPOINT, EncoderOnce, Prepared
 from cprfl.progress import say
 from cprfl.reading import read_data
+from cprfl.training.checkpoint import load_info
+from pipelines.lock import alone, one_at_a_time
 from pipelines.request import request_key
 from pipelines.stages.champion import stand_beside_champion
 from pipelines.stages.preprocess import preprocess
 from pipelines.stages.report import write_report
 from pipelines.stages.train import dataset_of, evaluate, prepare_chain, train, trained_run, training_run
 from pipelines.tracking.registry import accept_first, register, version_of_run
-from pipelines.tracking.runs import open_run
+from pipelines.tracking.runs import has_ended_well, open_run
 from pipelines.tracking.store import Store, open_store
 
 
+@one_at_a_time
 def run(experiment: Experiment, *, again: bool = False) -> dict[str, Evaluation]:
     """Preprocess, train, evaluate and register an experiment, then train and evaluate its variants.
 
@@ -38,14 +41,15 @@ def run(experiment: Experiment, *, again: bool = False) -> dict[str, Evaluation]
     manifest, results = read_data(experiment), dict[str, Evaluation]()
     encoder: EncoderOnce | None = None
     for other in (experiment, *(experiment.variant(key) for key in experiment.variants)):
-        dataset = dataset_of(other, experiment, manifest)
-        prepared = prepare_chain(store, other, dataset, needs=[TEST], encoder=encoder)
-        encoder = encoder or prepared.encoder
-        if (before := other.first_experiment) is not None and (before.folder / EVALUATION).exists():
-            results[before.name] = Evaluation.read(before.folder / EVALUATION)
-        registered = other is experiment
-        present = None if again else _present(family, other, prepared, registered)
-        results[other.name] = present or run_prepared(family, other, prepared, registered=registered)
+        with alone(other, "run"):
+            dataset = dataset_of(other, experiment, manifest)
+            prepared = prepare_chain(store, other, dataset, needs=[TEST], encoder=encoder)
+            encoder = encoder or prepared.encoder
+            if (before := other.first_experiment) is not None and (before.folder / EVALUATION).exists():
+                results[before.name] = Evaluation.read(before.folder / EVALUATION)
+            registered = other is experiment
+            present = None if again else _present(family, other, prepared, registered)
+            results[other.name] = present or run_prepared(family, other, prepared, registered=registered)
     return results
 
 
@@ -81,21 +85,26 @@ def _present(store: Store, experiment: Experiment, prepared: Prepared, registere
     if not done.exists() or not recipe.is_trained(experiment, prepared):
         return None
     run_id = trained_run(store, experiment, {})
-    version = version_of_run(store, experiment.name, run_id) if run_id and registered else None
-    if run_id is None or (registered and version is None):
+    if run_id is None or not has_ended_well(store, run_id):
         return None
+    version = version_of_run(store, experiment.name, run_id) if registered else None
+    if registered and version is None:
+        return None
+    recipe.remove_resumable(experiment, prepared)  # where a process was killed just before that
     known = f"registered as version {version}, " if version else ""
     say(f"{experiment.name}: {known}trained with these settings on these data; --again trains it anew")
     return Evaluation.read(done)
 
 
+@one_at_a_time
 def evaluate_stage(experiment: Experiment) -> Evaluation:
     """`cprfl evaluate`: the trained checkpoint's test metrics, logged to the run that trained it.
 
     Raises:
-        CheckpointError: where nothing has been trained.
+        CheckpointError: where nothing has been trained, or it is damaged.
     """
     store = open_store(experiment.output_dir)
+    load_info(experiment.folder / CHECKPOINT)  # which says what is missing or damaged
     run_id = trained_run(store, experiment, {})
     if run_id is None:
         raise CheckpointError(

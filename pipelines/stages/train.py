@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -10,24 +9,28 @@ from functools import partial
 from pathlib import Path
 
 from cprfl import progress, recipe
-from cprfl.data.files import write_json
 from cprfl.data.manifest import TEST, TRAIN, Manifest
+from cprfl.errors import CheckpointError
+from cprfl.evaluation.decisions import DECISIONS
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.inference.deciding import decide, num_folds, say, trains_folds
 from cprfl.inference.scoring import EVALUATION, PREDICTIONS, evaluate_checkpoint
-from cprfl.preparation import EncoderOnce, Prepared
+from cprfl.preparation import CHECKPOINT, EncoderOnce, Prepared
 from cprfl.reading import read_data
+from cprfl.training.checkpoint import load_info
 from cprfl.words import counted
 from pipelines.background import in_thread
+from pipelines.lock import alone, one_at_a_time
 from pipelines.stages.places import finish_adoption, forget_results
 from pipelines.stages.preprocess import preprocess
 from pipelines.tracking.epochs import follow_epochs
-from pipelines.tracking.results import RUN
-from pipelines.tracking.runs import Run, has_tags, interrupted_run, open_run, training_tag
+from pipelines.tracking.results import RUN, read_run, write_run
+from pipelines.tracking.runs import Run, has_ended_well, has_tags, open_run, training_tag
 from pipelines.tracking.store import Store, open_store
 
 
+@one_at_a_time
 def train_stage(experiment: Experiment) -> Path:
     """Prepare and train, the experiment that comes before first; the checkpoint's folder."""
     store = open_store(experiment.output_dir)
@@ -54,12 +57,14 @@ def prepare_chain(
         encoder: of an experiment before; it is taken where it serves this one.
     """
     if (before := experiment.first_experiment) is not None:
-        earlier = preprocess(before, manifest=dataset_of(before, experiment, manifest), needs=needs, encoder=encoder)
-        if not recipe.is_trained(before, earlier):
-            with training_run(store, before, earlier) as run:
-                checkpoint = train(before, earlier, run)
-                if TEST in needs:
-                    evaluate(before, earlier, checkpoint, run)
+        with alone(before, f"training {before.name}"):
+            dataset = dataset_of(before, experiment, manifest)
+            earlier = preprocess(before, manifest=dataset, needs=needs, encoder=encoder)
+            if not recipe.is_trained(before, earlier) or is_unfinished(before, earlier):
+                with training_run(store, before, earlier) as run:
+                    checkpoint = train(before, earlier, run)
+                    if TEST in needs:
+                        evaluate(before, earlier, checkpoint, run)
     return preprocess(experiment, manifest=manifest, needs=needs, encoder=encoder)
 
 
@@ -83,8 +88,11 @@ def train(experiment: Experiment, prepared: Prepared, run: Run, *, decided: bool
     if prepared.metrics.get("extraction/images"):
         run.log_tags({name: f"{value:.4g}" for name, value in prepared.metrics.items()})
     finish_adoption(experiment)
-    forget_results(experiment)
-    if recipe.resumable_folder(experiment, prepared).exists():
+    checkpoint = experiment.folder / CHECKPOINT
+    if _is_trained_by(experiment, prepared, run, decided=decided):
+        progress.say(f"{experiment.name}: going on with what comes after the training")
+        return checkpoint
+    if recipe.has_begun(recipe.resumable_folder(experiment, prepared)):
         progress.say(f"{experiment.name}: going on with the interrupted training")
     else:
         images = counted(prepared.manifest.splits.count(TRAIN), "image")
@@ -101,10 +109,19 @@ def train(experiment: Experiment, prepared: Prepared, run: Run, *, decided: bool
 
             connect()  # in this thread: signals are heard in no other
             checkpoint = in_thread(partial(train_on_ray, experiment, prepared, run.sink))
+    forget_results(experiment)  # of the model that was here: they have served until now
     if decided or not trains_folds(experiment, prepared, checkpoint):
         _decide(experiment, prepared, checkpoint)
     record_run(experiment, run)
     return checkpoint
+
+
+def _is_trained_by(experiment: Experiment, prepared: Prepared, run: Run, *, decided: bool) -> bool:
+    """Whether this run has trained the checkpoint that is there, to the end of `train`."""
+    record, checkpoint = experiment.folder / RUN, experiment.folder / CHECKPOINT
+    if not record.exists() or not recipe.is_trained(experiment, prepared) or read_run(record) != run.id:
+        return False
+    return not decided or (checkpoint / DECISIONS).exists()
 
 
 def _decide(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> None:
@@ -129,7 +146,6 @@ def training_run(
     The training can be gone on with until the block and the run have ended well.
     """
     key = prepared.training_key(experiment)
-    interrupted = recipe.resumable_folder(experiment, prepared).exists()
     own = {
         "dataset_digest": prepared.manifest.digest,
         "encoder_fingerprint": prepared.encoder_fingerprint,
@@ -137,27 +153,56 @@ def training_run(
         "backbone": experiment.train.backbone,
         **training_tag(key),
     }
-    earlier = interrupted_run(store, experiment, key) if interrupted else None
+    earlier = _interrupted_run(store, experiment, prepared)
     tags = {**own, **(tags or {})}
     with open_run(store, experiment, run_id=earlier, tags=tags, data=prepared.manifest) as run:
+        write_run(recipe.resumable_folder(experiment, prepared) / RUN, run.id)
         yield run
     recipe.remove_resumable(experiment, prepared)
 
 
+def is_unfinished(experiment: Experiment, prepared: Prepared) -> bool:
+    """Whether a training of this experiment and data, or what comes after it, was interrupted."""
+    return recipe.resumable_folder(experiment, prepared).exists()
+
+
+def _interrupted_run(store: Store, experiment: Experiment, prepared: Prepared) -> str | None:
+    """The run of a training that was interrupted, or of which what comes after it was, to go on with."""
+    record = recipe.resumable_folder(experiment, prepared) / RUN
+    if record.exists():
+        run_id = read_run(record)
+        return run_id if has_tags(store, run_id, training_tag(prepared.training_key(experiment))) else None
+    found = trained_run(store, experiment, {}) if recipe.is_trained(experiment, prepared) else None
+    return found if found is not None and not has_ended_well(store, found) else None
+
+
 def record_run(experiment: Experiment, run: Run) -> None:
     """Write down the run of the checkpoint in the experiment's folder."""
-    write_json(experiment.folder / RUN, {"run_id": run.id})
+    write_run(experiment.folder / RUN, run.id)
 
 
 def trained_run(store: Store, experiment: Experiment, tags: dict[str, str]) -> str | None:
-    """The run of the checkpoint in the experiment's folder, if there is one and it has these tags."""
+    """The run of the checkpoint in the experiment's folder, if there is one and it has these tags.
+
+    Raises:
+        CheckpointError: where the record is damaged.
+    """
     run_id = read_run_id(experiment.folder / RUN)
-    return run_id if run_id is not None and has_tags(store, run_id, tags) else None
+    try:
+        key = load_info(experiment.folder / CHECKPOINT).training_key
+    except CheckpointError:  # missing or damaged: nothing that could be used is trained
+        return None
+    own = training_tag(key)  # or a kill has left the record of the model before
+    return run_id if run_id is not None and has_tags(store, run_id, {**own, **tags}) else None
 
 
 def read_run_id(record: Path) -> str | None:
-    """The run that an earlier process wrote down in this file, if it did."""
-    return str(json.loads(record.read_text())["run_id"]) if record.exists() else None
+    """The run that an earlier process wrote down in this file, if it did.
+
+    Raises:
+        CheckpointError: where the file is damaged.
+    """
+    return read_run(record) if record.exists() else None
 
 
 def dataset_of(other: Experiment, experiment: Experiment, manifest: Manifest) -> Manifest:

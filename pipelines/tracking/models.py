@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import mlflow
 from mlflow.exceptions import MlflowException
 
+from cprfl.data.temporary import temporary_folder
 from cprfl.errors import CheckpointError
 from cprfl.inference.predictor import Predictor
 from pipelines.tracking import registry
@@ -69,6 +69,6 @@ def opened_predictor(model: str, output_dir: Path) -> Iterator[Predictor]:
         TrackingError: where there is no store, or the model's files are no longer there.
     """
     open_existing_store(str(output_dir))
-    with tempfile.TemporaryDirectory() as folder:
-        files = fetch_model(model, Path(folder))
+    with temporary_folder() as folder:
+        files = fetch_model(model, folder)
         yield Predictor.load(files.checkpoint, files.encoder_weights)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import shutil
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +14,12 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import AnyType, ColSpec, Schema
-from safetensors.torch import save_file
 
 import cprfl
 from cprfl.data.images import open_image
 from cprfl.data.manifest import TEST
+from cprfl.data.temporary import remove_abandoned, temporary_files_in, temporary_folder
+from cprfl.data.tensor_files import write_tensors
 from cprfl.errors import CheckpointError, TrackingError
 from cprfl.experiment import Experiment
 from cprfl.inference import pyfunc
@@ -55,11 +55,30 @@ class RegisteredModel:
 def register(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> str:
     """Log the model in the active MLflow run and register it under the experiment's name, without an alias.
 
-    It is complete with its encoder: whoever loads it needs no other weights.
+    It is complete with its encoder: whoever loads it needs no other weights. Where the run was interrupted after this
+    model had become a version, it is that version.
 
     Returns:
         The version.
     """
+    remove_abandoned()  # with what a killed registration has copied
+    run: Any = mlflow.active_run()
+    registered = _version_of(experiment.name, run.info.run_id)
+    if registered is None:
+        _remove_unregistered(run.info)
+        registered = _log_model(experiment, prepared, checkpoint)
+    mlflow.set_tag(VERSION, f"{experiment.name}/{registered}")
+    return registered
+
+
+def _remove_unregistered(run: Any) -> None:
+    """Delete what a killed registration left of a model: versions are made when all files are there."""
+    ours = f"source_run_id = '{run.run_id}'"
+    for model in client().search_logged_models([run.experiment_id], filter_string=ours):
+        client().delete_logged_model(model.model_id)
+
+
+def _log_model(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> str:
     test = prepared.manifest.split(TEST)
     picture = io.BytesIO()
     open_image(test.uris[0], experiment.encoder.reading).save(picture, format="PNG")
@@ -69,23 +88,21 @@ def register(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> st
     )
     moved = experiment.train.moves_tower
     encoder = load_encoder(checkpoint, load_info(checkpoint)) if moved else prepared.encoder()
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(checkpoint, Path(folder) / pyfunc.CHECKPOINT)
-        weights = {name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}
-        save_file(weights, Path(folder) / pyfunc.ENCODER)
+    with temporary_folder() as place, temporary_files_in(place / "mlflow"):
+        folder = place / "model"
+        shutil.copytree(checkpoint, folder / pyfunc.CHECKPOINT)
+        write_tensors(folder / pyfunc.ENCODER, encoder.state_dict())
         logged: Any = mlflow.pyfunc.log_model(
             name="model",
             loader_module=pyfunc.__name__,
-            data_path=folder,
+            data_path=str(folder),
             code_paths=[str(Path(cprfl.__file__).parent)],
             pip_requirements=[f"{name}=={version(name)}" for name in _REQUIREMENTS],
             signature=signature,
             input_example=pd.DataFrame({"image": [picture.getvalue()]}),
             registered_model_name=experiment.name,
         )
-    registered = str(logged.registered_model_version)
-    mlflow.set_tag(VERSION, f"{experiment.name}/{registered}")
-    return registered
+    return str(logged.registered_model_version)
 
 
 def load(model: str) -> Any:
@@ -129,7 +146,11 @@ def fetch(store: Store, name: str, version: str, folder: Path) -> RegisteredMode
 def version_of_run(store: Store, name: str, run_id: str) -> str | None:
     """The version that a run was registered as, if it was and is still there."""
     with mlflow_mistakes(store.uri):
-        found = client().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
+        return _version_of(name, run_id)
+
+
+def _version_of(name: str, run_id: str) -> str | None:
+    found = client().search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     return str(found[0].version) if found else None
 
 
@@ -142,7 +163,7 @@ def judged_version(store: Store, name: str, key: str) -> str | None:
 
 def accept_first(store: Store, name: str, version: str, key: str) -> None:
     """Make the version champion if there is none; it is not compared with anything otherwise."""
-    if champion(store, name) is None:
+    if champion(store, name) in (None, version):  # the latter where making it so was interrupted
         promote(store, name, version, key, "the first version")
         mlflow.set_tags({DECISION: "promoted", _REASON: "the first version"})
     else:
@@ -156,7 +177,8 @@ def promote(store: Store, name: str, version: str, key: str, reason: str) -> Non
     retraining finds no decision and judges anew.
     """
     previous = champion(store, name)
-    _tag(store, name, version, {_KEY: key, _REASON: reason} | ({_PREVIOUS: previous} if previous else {}))
+    before = {} if previous in (None, version) else {_PREVIOUS: str(previous)}
+    _tag(store, name, version, {_KEY: key, _REASON: reason, **before})
     with mlflow_mistakes(store.uri):
         client().set_registered_model_alias(name, CHAMPION, version)
     _tag(store, name, version, {DECISION: "promoted"})

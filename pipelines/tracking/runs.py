@@ -13,13 +13,16 @@ from typing import Any
 
 import mlflow
 import psutil
+from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 
 from cprfl.data.manifest import TEST, Manifest
+from cprfl.environment import machine_fault
 from cprfl.errors import UserError
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.progress import standing
+from pipelines.lock import is_alone
 from pipelines.tracking.classes import explains, log_class_metrics, log_class_table
 from pipelines.tracking.datasets import log_data_set
 from pipelines.tracking.names import mlflow_names
@@ -27,9 +30,9 @@ from pipelines.tracking.notes import DIFFERS, FAILURE, SWEEP_RUN, describe
 from pipelines.tracking.registry import VERSION
 from pipelines.tracking.sink import MetricsSink
 from pipelines.tracking.store import MACHINE_LEARNING, Store, client, mlflow_mistakes, ui_address
-from pipelines.tracking.titles import KIND, difference, parameters, title
+from pipelines.tracking.titles import KIND, PARENT, difference, parameters, title
 
-_PROCESS, _HOST, _KEY = "cprfl.process", "cprfl.host", "cprfl.training_key"
+_PROCESS, _HOST, _FOLDER, _KEY = "cprfl.process", "cprfl.host", "cprfl.folder", "cprfl.training_key"
 
 
 @dataclass(frozen=True)
@@ -98,19 +101,23 @@ def open_run(
     experiment_id = store.experiment_id(experiment.name)
     mlflow.set_system_metrics_sampling_interval(5)
     with mlflow_mistakes(store.uri):
-        close_orphans(experiment_id)
-        own = {**process_tags(), **_source_tags(), "protocol": experiment.protocol, **(tags or {})}
+        close_orphans(experiment_id, experiment)
+        place = {_FOLDER: str(experiment.placed("").folder)}
+        own = {**process_tags(), **place, **_source_tags(), "protocol": experiment.protocol, **(tags or {})}
         if run_id is None:
             found = difference(store, experiment, own.get("dataset_digest"))
             name = name or title(experiment, store.family or experiment.name, found)
             own |= {DIFFERS: found.as_tag()} | _sweep_tag(experiment_id, own)
+        own = {key: value[:5000] for key, value in own.items()}
+        if run_id is not None:  # before it says that it runs: whoever finds it so must find whose it is
+            client().log_batch(run_id, tags=[RunTag(key, value) for key, value in own.items()])
         with (
             mlflow.start_run(
-                run_id=run_id, experiment_id=experiment_id, run_name=name, log_system_metrics=own_metrics
+                run_id=run_id, experiment_id=experiment_id, run_name=name, log_system_metrics=own_metrics,
+                tags=own if run_id is None else None,
             ) as active,
             _described(active.info.run_id),
         ):  # fmt: skip
-            mlflow.set_tags({key: value[:5000] for key, value in own.items()})
             if run_id is None:  # what an earlier run was made with stands there
                 mlflow.log_params(parameters(experiment))
                 mlflow.log_dict(experiment.model_dump(mode="json", exclude={"variants"}), "experiment.yaml")
@@ -132,9 +139,11 @@ def _described(run_id: str) -> Iterator[None]:
         describe(run_id)
         mlflow.end_run("KILLED")
         raise
-    except UserError as error:
-        mlflow.set_tag(FAILURE, f"failed: {str(error).splitlines()[0]}"[:5000])
-        describe(run_id)
+    except Exception as error:
+        known = error if isinstance(error, UserError) else machine_fault(error)
+        if known is not None:
+            mlflow.set_tag(FAILURE, f"failed: {str(known).splitlines()[0]}"[:5000])
+            describe(run_id)
         raise
     tags = client().get_run(run_id).data.tags
     if FAILURE in tags:  # of an earlier attempt
@@ -153,22 +162,53 @@ def _sweep_tag(experiment_id: str, tags: dict[str, str]) -> dict[str, str]:
     return {SWEEP_RUN: found[0].info.run_id} if found else {}
 
 
-def close_orphans(experiment_id: str) -> None:
-    """Mark runs as FAILED whose process on this machine is gone: it was killed and could not say so itself."""
-    running = f"attributes.status = 'RUNNING' and tags.`{_HOST}` = '{socket.gethostname()}'"
-    for run in client().search_runs([experiment_id], running):
-        pid, _, started = run.data.tags[_PROCESS].partition("@")
-        if not psutil.pid_exists(int(pid)) or f"{psutil.Process(int(pid)).create_time():.0f}" != started:
+def close_orphans(experiment_id: str, experiment: Experiment) -> None:
+    """Mark runs as FAILED whose process is gone: it was killed and could not say so itself.
+
+    A process of this machine is looked for. That of another one is gone where it worked on the experiment on which this
+    thread works alone. A run that is a part of another one has ended with it.
+    """
+    mine = str(experiment.placed("").folder) if is_alone(experiment) else None
+    running = client().search_runs([experiment_id], "attributes.status = 'RUNNING'")
+    parts = [run for run in running if _PROCESS not in run.data.tags]
+    for run in (run for run in running if _PROCESS in run.data.tags):
+        tags = run.data.tags
+        here = tags.get(_HOST) == socket.gethostname()
+        if not _lives(tags[_PROCESS]) if here else mine is not None and tags.get(_FOLDER) == mine:
+            client().set_terminated(run.info.run_id, "FAILED")
+    for run in parts:
+        whole = run.data.tags.get(PARENT)
+        if whole is not None and client().get_run(whole).info.status != "RUNNING":
             client().set_terminated(run.info.run_id, "FAILED")
 
 
 def process_tags() -> dict[str, str]:
     """Of a run that this process writes: where it is gone, the next command closes the run."""
-    return {_PROCESS: f"{os.getpid()}@{psutil.Process().create_time():.0f}", _HOST: socket.gethostname()}
+    return {_PROCESS: f"{os.getpid()}@{_began(os.getpid())}", _HOST: socket.gethostname()}
+
+
+def _lives(process: str) -> bool:
+    """Whether a process of this machine, as `process_tags` names it, is still there: ids are used again."""
+    pid, _, began = process.partition("@")
+    return psutil.pid_exists(int(pid)) and _began(int(pid)) == began
+
+
+def _began(pid: int) -> str | None:
+    """When a process began, in ticks since the machine did; none where it has ended.
+
+    psutil counts from 1970 and moves all beginnings when the clock is set.
+    """
+    if not psutil.LINUX:
+        return f"{psutil.Process(pid).create_time():.0f}"
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state == "Z" else fields[18]
 
 
 def training_tag(key: str) -> dict[str, str]:
-    """The tag by which `interrupted_run` finds a run."""
+    """The tag of the runs of one training."""
     return {_KEY: key}
 
 
@@ -177,12 +217,10 @@ def metrics_sink(store: Store, experiment: Experiment, run_id: str) -> MetricsSi
     return MetricsSink(store.uri, run_id, str(experiment.folder / "unsent" / f"{run_id}.jsonl"))
 
 
-def interrupted_run(store: Store, experiment: Experiment, key: str) -> str | None:
-    """The newest unfinished run of this training, to go on with."""
-    wanted = f"tags.`{_KEY}` = '{key}' and attributes.status != 'FINISHED'"
+def has_ended_well(store: Store, run_id: str) -> bool:
+    """Whether a run of this store is FINISHED."""
     with mlflow_mistakes(store.uri):
-        found = client().search_runs([store.experiment_id(experiment.name)], wanted, max_results=1)
-    return str(found[0].info.run_id) if found else None
+        return bool(client().get_run(run_id).info.status == "FINISHED")
 
 
 def has_tags(store: Store, run_id: str, tags: dict[str, str]) -> bool:

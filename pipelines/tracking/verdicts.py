@@ -74,6 +74,15 @@ def unfinished(store: Store, name: str) -> list[Verdict]:
     ]
 
 
+def judged_runs_not_ended(store: Store, name: str) -> list[str]:
+    """Runs of versions whose verdict was carried out, after which the process was killed before the run had ended."""
+    with mlflow_mistakes(store.uri):
+        unended = client().search_runs([store.experiment_id(name)], "attributes.status != 'FINISHED'")
+        versions = client().search_model_versions(f"name = '{name}'")
+    judged = {v.run_id for v in versions if _VERDICT in v.tags and registry.DECISION in v.tags}
+    return [run.info.run_id for run in unended if run.info.run_id in judged]
+
+
 def run_of(store: Store, name: str, version: str) -> str:
     """The run that trained a version."""
     with mlflow_mistakes(store.uri):

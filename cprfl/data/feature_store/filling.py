@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cprfl.data.feature_store.shards import (
+    LOCK,
     ROWS_PER_SHARD,
     VERSION,
     DamagedShardError,
@@ -16,11 +17,14 @@ from cprfl.data.feature_store.shards import (
     read_footer,
     shard_name,
     shard_numbers,
+    share,
 )  # fmt: skip
 from cprfl.data.feature_store.store import DESCRIPTION, READERS, FeatureStore, mend
 from cprfl.data.files import fingerprint
 from cprfl.data.images import Reading
+from cprfl.data.locks import Lock
 from cprfl.data.storage import Folder
+from cprfl.data.temporary import remove_asides
 from cprfl.errors import FeatureStoreError
 
 
@@ -67,6 +71,8 @@ class StoreKey:
 class StoreInProgress:
     """The folder of one key while it is filled, by one process or by many.
 
+    From `missing` on, and as long as this object is there, nobody prunes a local one.
+
     Args:
         root: URI of the folder that holds one folder per key.
         key: what is to be stored.
@@ -76,6 +82,7 @@ class StoreInProgress:
     def __init__(self, root: str, key: StoreKey, encoder: dict[str, Any]) -> None:
         self.folder = Folder(root) / key.fingerprint
         self.key, self.encoder = key, encoder
+        self._lock: Lock | None = None
 
     @property
     def finished(self) -> bool:
@@ -84,6 +91,10 @@ class StoreInProgress:
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are yet to be written."""
+        self._lock = share(self.folder, make=True)
+        if self._lock is not None and self._lock.alone():
+            remove_asides(self._lock.path.parent)  # which a killed process was writing
+            self._lock.share()
         there = shard_numbers(self.folder)
         return [number for number in range(len(self.key.shards())) if number not in there]
 
@@ -121,7 +132,7 @@ class StoreInProgress:
 def prune_unfinished(folder: Folder) -> list[str]:
     """Remove all but whole shards of this version from a store that does not open, and return the names."""
     removed = []
-    for name in folder.files():
+    for name in folder.files().keys() - {LOCK}:
         if not is_whole(folder, name):
             folder.remove(name)
             removed.append(name)

@@ -19,8 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from cprfl.data.filesystems import is_remote, local_path
 from cprfl.data.images import BadImage
+from cprfl.data.locks import Lock, lock_shared
 from cprfl.data.storage import Folder
+from cprfl.errors import StorageError
 
 VERSION = 5
 ROWS_PER_SHARD = 128
@@ -28,6 +31,8 @@ _WRITTEN_AT_ONCE = 400_000  # bytes: pieces of this size stay in the processor's
 _METADATA, _CHECKSUM = b"cprfl.features", b"cprfl.xxh3"
 _NO_CHECKSUM = b"0" * 16  # stands where the checksum goes while the rest of the file is hashed
 _NAME = re.compile(r"features-(\d{6,})\.parquet")
+LOCK = ".lock"
+"""File of a local store, of whose lock whoever fills or reads it has a share."""
 
 
 class DamagedShardError(Exception):
@@ -73,6 +78,18 @@ class Features:
     views: np.ndarray
     grid: np.ndarray
     global_features: np.ndarray
+
+
+def share(folder: Folder, *, make: bool = False) -> Lock | None:
+    """A share of the lock of a store's folder: as long as it lasts nobody prunes the store.
+
+    None on a remote filesystem, on storage without locks, and where this user can write nothing.
+
+    Args:
+        folder: of the store.
+        make: the folder too.
+    """
+    return None if is_remote(folder.uri) else lock_shared(local_path(folder.uri) / LOCK, make_folder=make)
 
 
 def shard_name(number: int) -> str:
@@ -222,11 +239,13 @@ def _from_binary(column: pa.ChunkedArray, shape: Sequence[int]) -> np.ndarray:
 
 @contextmanager
 def _damage_named() -> Iterator[None]:
-    """Turn what reading a damaged file raises into a `DamagedShardError`; a missing file stays what it is."""
+    """Turn what reading a damaged file raises into a `DamagedShardError`; what the storage is to blame for stays."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageError):
         raise
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        if getattr(error, "errno", None):  # the disk's: what Arrow raises for damage has no number
+            raise
         first_line = str(error).partition("\n")[0]
         raise DamagedShardError(f"damaged shard ({first_line or type(error).__name__})") from None

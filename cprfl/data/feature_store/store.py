@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
 
@@ -21,16 +22,19 @@ import numpy as np
 
 from cprfl.data.feature_store.batches import Batch, Views, read_in_batches
 from cprfl.data.feature_store.shards import (
+    LOCK,
     VERSION,
     DamagedShardError,
     Features,
     ImageRows,
     read_image_ids,
     read_shard,
+    share,
 )  # fmt: skip
 from cprfl.data.files import fingerprint
 from cprfl.data.filesystems import is_remote
 from cprfl.data.images import BadImage
+from cprfl.data.locks import Lock
 from cprfl.data.storage import Folder
 from cprfl.errors import FeatureStoreError
 
@@ -47,12 +51,18 @@ class FeatureStore:
         description: what ``store.json`` says.
         images: of each shard, the images that this object reads, as numbers within the shard; one that stands there
             several times is read as often.
+        lock: a share of a local store's lock: nobody prunes it while an object reads it.
     """
 
     def __init__(
-        self, folder: Folder, description: dict[str, Any], images: list[np.ndarray], kept: dict[int, Features] | None
+        self,
+        folder: Folder,
+        description: dict[str, Any],
+        images: list[np.ndarray],
+        kept: dict[int, Features] | None,
+        lock: Lock | None = None,
     ) -> None:
-        self.folder, self.description, self.images = folder, description, images
+        self.folder, self.description, self.images, self.lock = folder, description, images, lock
         self._kept = kept  # shards in memory; none where they are not to be kept
 
     @classmethod
@@ -64,26 +74,15 @@ class FeatureStore:
             StorageError: where the storage cannot be reached.
         """
         folder = Folder(uri.removeprefix("file://").rstrip("/"))
-        files = folder.files()
-        if DESCRIPTION not in files:
-            raise FeatureStoreError(
-                f"{uri}: no finished feature store here; `cprfl preprocess CONFIG` makes or finishes it"
-            )
-        try:
-            description = dict(json.loads(folder.read(DESCRIPTION)))
-        except (ValueError, TypeError) as error:
-            raise FeatureStoreError(f"{uri}/{DESCRIPTION}: damaged ({error}); {mend(folder)}") from None
-        if description.get("version") != VERSION:
-            raise FeatureStoreError(
-                f"{uri}: format version {description.get('version')}, this program reads {VERSION}; {mend(folder)}"
-            )
-        if description.pop("checksum", None) != fingerprint(description):
-            raise FeatureStoreError(f"{uri}/{DESCRIPTION}: damaged (its content has changed); {mend(folder)}")
-        for shard in description["shards"]:
-            if shard["file"] not in files:
-                raise FeatureStoreError(f"{uri}/{shard['file']}: shard missing; {mend(folder)}")
+        lock = share(folder) if folder.exists(DESCRIPTION) else None
+        with ExitStack() as failing:
+            if lock is not None:  # at once: an exception that is kept keeps it too
+                failing.callback(lock.release)
+            description = _read_description(folder)
+            failing.pop_all()
         total = _rows_per_image(description).total
-        return cls(folder, description, [np.arange(shard["rows"] // total) for shard in description["shards"]], None)
+        images = [np.arange(shard["rows"] // total) for shard in description["shards"]]
+        return cls(folder, description, images, None, lock)
 
     def __len__(self) -> int:
         """Rows: those of each image times the images."""
@@ -148,9 +147,8 @@ class FeatureStore:
                 "`cprfl preprocess CONFIG` makes them"
             )
         rows = sum(s["rows"] for s, chosen in zip(self.description["shards"], images, strict=True) if len(chosen))
-        return FeatureStore(
-            self.folder, self.description, images, {} if rows * self.row_bytes <= memory_bytes else None
-        )
+        kept: dict[int, Features] | None = {} if rows * self.row_bytes <= memory_bytes else None
+        return FeatureStore(self.folder, self.description, images, kept, self.lock)
 
     def repeated(self, image_ids: Sequence[str]) -> FeatureStore:
         """The same store, read at these images, each as often as it is named; it keeps the same shards in memory."""
@@ -158,7 +156,7 @@ class FeatureStore:
         for shard, number in map(self._places.__getitem__, image_ids):
             images[shard].append(number)
         chosen = [np.sort(np.array(numbers, dtype=np.int64)) for numbers in images]
-        return FeatureStore(self.folder, self.description, chosen, self._kept)
+        return FeatureStore(self.folder, self.description, chosen, self._kept, self.lock)
 
     def iter_batches(
         self,
@@ -248,7 +246,7 @@ class FeatureStore:
                 yield number, error
 
     def _foreign(self) -> list[str]:
-        own = {shard["file"] for shard in self.description["shards"]} | {DESCRIPTION}
+        own = {shard["file"] for shard in self.description["shards"]} | {DESCRIPTION, LOCK}
         return sorted(set(self.folder.files()) - own)
 
     def _all_ids(self) -> list[list[str]]:
@@ -269,6 +267,29 @@ class FeatureStore:
             return read_image_ids(self.folder, name)[:: self.rows_per_image.total]
         except DamagedShardError as error:
             raise FeatureStoreError(f"{self.folder.uri}/{name}: {error}; {mend(self.folder)}") from None
+
+
+def _read_description(folder: Folder) -> dict[str, Any]:
+    """What ``store.json`` says of a store that is finished."""
+    uri, files = folder.uri, folder.files()
+    if DESCRIPTION not in files:
+        raise FeatureStoreError(
+            f"{uri}: no finished feature store here; `cprfl preprocess CONFIG` makes or finishes it"
+        )  # fmt: skip
+    try:
+        description = dict(json.loads(folder.read(DESCRIPTION)))
+    except (ValueError, TypeError) as error:
+        raise FeatureStoreError(f"{uri}/{DESCRIPTION}: damaged ({error}); {mend(folder)}") from None
+    if description.get("version") != VERSION:
+        raise FeatureStoreError(
+            f"{uri}: format version {description.get('version')}, this program reads {VERSION}; {mend(folder)}"
+        )
+    if description.pop("checksum", None) != fingerprint(description):
+        raise FeatureStoreError(f"{uri}/{DESCRIPTION}: damaged (its content has changed); {mend(folder)}")
+    for shard in description["shards"]:
+        if shard["file"] not in files:
+            raise FeatureStoreError(f"{uri}/{shard['file']}: shard missing; {mend(folder)}")
+    return description
 
 
 def _rows_per_image(description: dict[str, Any]) -> ImageRows:
