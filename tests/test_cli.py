@@ -14,7 +14,7 @@ from tests.helpers import call
     ("words", "message"),
     [
         (["run", "nowhere.yaml"], "cprfl: nowhere.yaml: configuration file not found"),
-        (["evaluate", "CONFIG"], "run `cprfl train CONFIG` first"),
+        (["evaluate", "CONFIG"], "no checkpoint here; `cprfl train CONFIG` writes one"),
         (["preprocess", "CONFIG", "--set", "dataset.splits.train=x.csv"], "x.csv: CSV file not found"),
         (["predict", "outputs/nothing", "IMAGE"], "no checkpoint here"),
         (["predict", "models:/nothing@champion", "IMAGE"], "`cprfl ui` shows what is registered"),

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from cprfl.data.checks import same_bytes
 from cprfl.data.feature_store.filling import StoreInProgress, StoreKey
 from cprfl.data.feature_store.shards import Features, write_shard
-from cprfl.data.files import write_json
+from cprfl.data.files import write_record
 from cprfl.data.images import Reading, image_stamps
 from cprfl.data.manifest import Manifest
 from cprfl.experiment import Experiment, load
@@ -335,7 +335,7 @@ def with_features(folder: Path, manifest: Manifest, features: np.ndarray) -> Exp
         grid = features[list(rows), None].astype("<f2")
         image_ids = tuple(manifest.image_ids[row] for row in rows)
         write_shard(target.folder, number, Features(image_ids, np.zeros(len(rows), np.int8), grid, grid[:, 0]), [])
-    write_json(experiment.folder / PREPARED, {"features": target.finish().folder.uri})
+    write_record(experiment.folder / PREPARED, {"features": target.finish().folder.uri})
     return experiment
 
 
