@@ -15,6 +15,7 @@ from torch import Tensor
 from cprfl.assembly import BATCH, facts_of, features_of, objective_of, source_of, text_tower_of
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import TRAIN
+from cprfl.data.temporary import aside_of, remove_at_once
 from cprfl.encoders.adapters import moved_state
 from cprfl.encoders.clip.text_tower import TextTower
 from cprfl.errors import CheckpointError, ConfigError
@@ -99,7 +100,7 @@ def train_in(
         epoch.save(aside)
         aside.rename(folder / f"epoch-{epoch.number:06d}")
         for old in set(folder.glob("epoch-*")) - {_best(experiment, folder), _latest(folder)}:
-            _remove_at_once(old)
+            remove_at_once(old)
 
     run_training(
         experiment, prepared, local_worker(experiment.resources), keep, resume=checkpoints[-1] if checkpoints else None
@@ -122,27 +123,18 @@ def remove_resumable(experiment: Experiment, prepared: Prepared) -> None:
     """Remove what going on with a training needs, once its results are safe."""
     folder = resumable_folder(experiment, prepared)
     for place in folder.parent.glob(f"{prepared.training_key(experiment)}*"):
-        _remove_at_once(place)
+        remove_at_once(place)
     if folder.parent.exists() and not any(folder.parent.iterdir()):
         folder.parent.rmdir()
 
 
 def keep_checkpoint(source: Path, target: Path) -> Path:
     """Copy a checkpoint to its final place, without what only resuming needs."""
-    aside = _aside(target)
+    aside = aside_of(target)
     shutil.copytree(source, aside, ignore=shutil.ignore_patterns("resume.pt", ".*"))
     if target.exists():
-        _remove_at_once(target)
+        remove_at_once(target)
     return aside.rename(target)
-
-
-def _remove_at_once(folder: Path) -> None:
-    """Remove a folder of which nobody may find a half, whenever this is interrupted."""
-    shutil.rmtree(folder.rename(_aside(folder)), ignore_errors=True)
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
 def is_trained(experiment: Experiment, prepared: Prepared) -> bool:

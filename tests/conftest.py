@@ -23,7 +23,9 @@ SHARED = Path(__file__).parent.parent.parent / "shared"
 
 # Two processes run the tests: what starts Ray waits for its processes half of the time, so it shares one of them, in
 # one session; the other takes the rest.
-ON_RAY = ("test_on_ray", "test_two_nodes", "test_tune", "test_extraction")
+ON_RAY = (
+    "test_on_ray", "test_two_nodes", "test_tune", "test_extraction", "test_ray_faults", "test_ray_security",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,7 @@ from typing import cast
 import numpy as np
 import pytest
 
+from cprfl.data.files import write_record
 from cprfl.data.manifest import Manifest
 from cprfl.errors import FeatureStoreError
 from cprfl.evaluation.decisions import HELD_OUT
@@ -31,7 +32,7 @@ def made(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def results_of(folder: Path, config: Path, manifest: Manifest, logits: np.ndarray | None) -> Results:
     """A model's results, as far as label mistakes need them: no features."""
     (folder / "checkpoint").mkdir(parents=True)
-    (folder / "prepared.json").write_text('{"features": null}')
+    write_record(folder / "prepared.json", {"features": None})
     if logits is not None:
         write_predictions(folder / "checkpoint" / HELD_OUT, manifest.image_ids, logits, manifest.class_names)
     return Results(folder, load(config), cast(CheckpointInfo, None), manifest, Evaluation({}, []))

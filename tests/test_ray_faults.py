@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -16,14 +17,19 @@ from pathlib import Path
 
 import grpc  # type: ignore[import-untyped]
 import pytest
+import torch
 
 from cprfl.data.feature_store import FeatureStore
 from cprfl.errors import ClusterError
 from cprfl.experiment import load
+from cprfl.recipe import Epoch, run_training
 from cprfl.training.checkpoint import load_info
+from cprfl.training.loop import Worker
 from pipelines.cluster import local
 from pipelines.cluster.joining import check_answers
 from pipelines.cluster.local import LocalRay
+from pipelines.cluster.snapshot import mend_snapshot
+from pipelines.stages.preprocess import preprocess
 from pipelines.stages.train import train_stage
 from tests.helpers import command, runs, steps
 from tests.ray_commands import RayCommand, running
@@ -105,6 +111,48 @@ def test_a_training_survives_the_loss_of_everything_that_it_runs_on(small_config
     (run,) = runs(load(small_config))
     assert run.info.status == "FINISHED"
     assert set(steps(run.info.run_id)) == set(range(1, EPOCHS + 1))
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "names a checkpoint that is damaged", "names one that is gone"])
+def test_notes_of_ray_that_a_kill_has_damaged_are_written_anew(small_config: Path, tmp_path: Path, damage: str) -> None:
+    """From whole checkpoints: the one with the highest score, and the latest."""
+    experiment = load(small_config, ["train.validation=0.25", "train.select=best", "resources.num_workers=0"])
+    prepared, folder = preprocess(experiment), tmp_path / "training"
+    scores = []
+
+    def save(epoch: Epoch) -> None:
+        scores.append(epoch.metrics["val/mAP"])
+        epoch.save(folder / f"checkpoint_{epoch.number}")
+
+    run_training(experiment, prepared, Worker(torch.device("cpu"), 0, 1), save)
+    snapshot = folder / "checkpoint_manager_snapshot.json"
+    mend_snapshot(experiment, folder)
+    assert not snapshot.exists()  # Ray has begun nothing
+    snapshot.write_text("")
+    mend_snapshot(experiment, folder)
+    whole = snapshot.read_bytes()
+    mend_snapshot(experiment, folder)
+    assert snapshot.read_bytes() == whole
+    last = 4
+    if damage == "empty":
+        snapshot.write_text("")
+    elif damage == "cut":
+        snapshot.write_bytes(whole[: len(whole) // 2])
+    elif damage == "names one that is gone":
+        shutil.rmtree(folder / "checkpoint_4")
+        last = 3
+    else:
+        weights = bytearray((folder / "checkpoint_4" / "model.safetensors").read_bytes())
+        weights[-9] ^= 1
+        (folder / "checkpoint_4" / "model.safetensors").write_bytes(weights)
+        last = 3
+    mend_snapshot(experiment, folder)
+    notes = json.loads(snapshot.read_text())
+    assert notes["latest_checkpoint_result"]["checkpoint_dir_name"] == f"checkpoint_{last}"
+    assert notes["current_report_index"] == last
+    best = notes["checkpoint_results"][-1]
+    assert best["metrics"]["checkpoint_score"] == max(scores[:last])
+    assert best["checkpoint_dir_name"] == f"checkpoint_{best['metrics']['epoch']}"
 
 
 @pytest.mark.slow

@@ -274,7 +274,8 @@ def test_a_champion_that_cannot_be_compared_with_is_named_before_anything_is_tra
 ) -> None:
     experiment = load(small_config, LENIENT)
     stages.run(experiment)
-    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)  # what wrote the champion is of another version by now
+    # What wrote the champion is of another version by now.
+    monkeypatch.setattr(checkpoint, "VERSION", checkpoint.VERSION + 1)
     monkeypatch.setattr(retrain, "train", lambda *_: pytest.fail("trained first"))
     with pytest.raises(CheckpointError, match="the champion, models:/small/1, cannot be compared with"):
         retrain.retrain(load(small_config, [*LENIENT, "train.epochs=3"]))

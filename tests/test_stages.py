@@ -107,7 +107,7 @@ def test_a_run_reads_prepares_and_opens_once(small_config: Path, monkeypatch: py
     counted(preparation, "build_encoder")
     counted(tracking_store, "follow_the_folder")  # at each opening of a store in a file
     stages.run(load(small_config, ["train.epochs=1", "variants.probe.model.name=linear_probe"]))
-    assert counts == {"read": 1, "fingerprint": 1, "build_encoder": 1, "_follow_the_folder": 1}
+    assert counts == {"read": 1, "fingerprint": 1, "build_encoder": 1, "follow_the_folder": 1}
 
 
 def test_validation_selects_the_best_epoch_and_is_deterministic(small_config: Path) -> None:

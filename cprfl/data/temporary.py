@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,16 @@ def remove_abandoned() -> None:
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)  # another command may be at it too
             lock.release()
+
+
+def aside_of(path: Path) -> Path:
+    """Where to write what is to become ``path``."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+
+def remove_at_once(folder: Path) -> None:
+    """Remove a folder of which nobody may find a half, whenever this is interrupted."""
+    shutil.rmtree(folder.rename(aside_of(folder)), ignore_errors=True)
 
 
 def remove_asides(folder: Path, but: Collection[str] = ()) -> None:

@@ -22,6 +22,7 @@ from pipelines.benchmark.cells import Cell, run_cell
 from pipelines.benchmark.plan import REFERENCE, Entry, plan
 from pipelines.benchmark.table import Row, in_html, in_markdown, lines
 from pipelines.cluster.tasks import has_gpus, run_tasks
+from pipelines.lock import one_at_a_time
 from pipelines.stages.preprocess import preprocess
 from pipelines.sweeps.config import Distribution, SweepConfig
 from pipelines.sweeps.tune import interrupted, mark_winner_trained, search
@@ -46,6 +47,7 @@ class Benchmark:
     folder: Path
 
 
+@one_at_a_time
 def benchmark(
     experiment: Experiment, methods: Sequence[str], seeds: int, trials: int | None, command: str
 ) -> Benchmark:

@@ -214,10 +214,12 @@ def retrain(
 def rollback(config: ConfigArgument, overrides: SetOption = None) -> None:
     """Make the champion before the present one the champion again."""
     experiment = _load(config, overrides)
+    from pipelines.lock import alone
     from pipelines.tracking.registry import rollback as stage
     from pipelines.tracking.store import open_store
 
-    present, previous = stage(open_store(experiment.output_dir), experiment.name)
+    with alone(experiment, "rollback"):
+        present, previous = stage(open_store(experiment.output_dir), experiment.name)
     print(f"champion  models:/{experiment.name}/{previous} (was version {present})")
 
 

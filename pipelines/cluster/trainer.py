@@ -38,11 +38,11 @@ from pipelines.cluster.connection import connect, failing_with_ray
 from pipelines.cluster.meeting import torch_config
 from pipelines.cluster.resources import scaling
 from pipelines.cluster.shared import check_shared
+from pipelines.cluster.snapshot import SCORE, mend_snapshot
 from pipelines.cluster.tasks import has_gpus, run_tasks
 from pipelines.tracking.sink import MetricsSink
 
 _MISTAKE = "mistake.json"
-_SCORE = "checkpoint_score"  # Ray keeps the checkpoint in which it is highest, and the latest to resume from
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def train(experiment: Experiment, prepared: Prepared, sink: MetricsSink) -> Path
         experiment, prepared, sink, scaling(experiment.resources), str(folder.parent), folder.name
     )  # fmt: skip
     result = fit_trainer(trainer, folder)
-    best = max(result.best_checkpoints, key=lambda pair: pair[1][_SCORE])[0]
+    best = max(result.best_checkpoints, key=lambda pair: pair[1][SCORE])[0]
     return keep_checkpoint(Path(best.path), experiment.folder / CHECKPOINT)
 
 
@@ -157,6 +157,7 @@ def torch_trainer(
 
     It goes on with what is under ``storage`` and ``name``, or from the checkpoint ``start``.
     """
+    mend_snapshot(experiment, Path(storage) / name)
     sent = asdict(sink) if sink else None
     task = _Task(experiment.model_dump(mode="json"), prepared.record, sent, f"{storage}/{name}", start)
     return TorchTrainer(
@@ -168,7 +169,7 @@ def torch_trainer(
             name=name,
             storage_path=storage,
             failure_config=FailureConfig(max_failures=experiment.resources.max_failures, controller_failure_limit=1),
-            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=_SCORE),
+            checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE),
             logging_config=LoggingConfig(log_level="ERROR"),
             callbacks=list(callbacks),
         ),
@@ -195,7 +196,7 @@ def _fit_worker(task: dict[str, Any]) -> None:
     worker = Worker(get_device(), context.get_world_rank(), context.get_world_size())
 
     def report(epoch: Epoch) -> None:
-        metrics = {_SCORE: checkpoint_score(experiment, epoch.metrics, epoch.number)}
+        metrics = {SCORE: checkpoint_score(experiment, epoch.metrics, epoch.number)}
         if epoch.rank > 0:
             ray.train.report(metrics)
             return

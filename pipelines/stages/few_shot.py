@@ -39,6 +39,7 @@ from cprfl.out_of_fold import FOLDS
 from cprfl.preparation import Prepared
 from cprfl.progress import progress
 from cprfl.reading import read_data
+from pipelines.lock import one_at_a_time
 from pipelines.stages.preprocess import preprocess
 from pipelines.stages.train import dataset_of, train, training_run
 from pipelines.stages.train import evaluate as evaluate_stage
@@ -112,6 +113,7 @@ class FewShot:
     path: Path
 
 
+@one_at_a_time
 def few_shot(experiment: Experiment, novel: Sequence[str], shots: Sequence[int], episodes: int) -> FewShot:
     """Train and score episodes; those that an interrupted call has finished are not run again.
 

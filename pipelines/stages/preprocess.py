@@ -10,8 +10,10 @@ from cprfl.encoders.base import ImageEncoder
 from cprfl.experiment import Experiment
 from cprfl.feature_cache import ShardDone, ShardJob, fill_here
 from cprfl.preparation import EncoderOnce, Prepared, prepare
+from pipelines.lock import one_at_a_time
 
 
+@one_at_a_time
 def preprocess(
     experiment: Experiment,
     *,

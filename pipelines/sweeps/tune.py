@@ -20,6 +20,7 @@ from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared
 from cprfl.progress import go_on_with, say
 from cprfl.reading import read_data
+from pipelines.lock import one_at_a_time
 from pipelines.request import request_key
 from pipelines.stages.champion import Standing, check_champion, stand_beside_champion
 from pipelines.stages.places import TUNED, begin
@@ -57,6 +58,7 @@ class SweepResult:
     standing: Standing | None
 
 
+@one_at_a_time
 def tune(experiment: Experiment, sweep: SweepConfig, *, resume: bool = False) -> SweepResult:
     """Search, then train the winner on all training images and look at the test images for the first time.
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -16,7 +16,9 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from cprfl.data.locks import exclusive
 from cprfl.errors import TrackingError
+from pipelines.lock import LOCKS
 from pipelines.tracking.addresses import check_kind, is_server, without_password
 from pipelines.tracking.database import ARTIFACTS, check_database, database_error, follow_the_folder, schema_mend
 from pipelines.tracking.server import CREDENTIALS, answers, check_server, unreachable
@@ -99,7 +101,9 @@ def open_store(output_dir: str) -> Store:
         folder.mkdir(parents=True, exist_ok=True)
         artifact_root = (Path(output_dir) / ARTIFACTS).as_uri()
     uri = use_store(uri)
-    with mlflow_mistakes(uri):
+    lock = Path(output_dir) / LOCKS / ".mlflow.lock"  # two who make its tables at once break them
+    making = exclusive(lock, "opening MLflow's database") if artifact_root is not None else nullcontext()
+    with making, mlflow_mistakes(uri):
         if artifact_root is not None and (folder / "mlflow.db").exists():
             follow_the_folder(folder / "mlflow.db", artifact_root)
         mlflow.search_experiments(max_results=1)  # a database of another version is better known before the work

@@ -12,7 +12,7 @@ import torch
 import yaml
 from PIL import Image
 
-from cprfl.data.files import write_json
+from cprfl.data.files import write_record
 from cprfl.data.long_tail import class_counts
 from cprfl.data.manifest import Manifest
 from cprfl.evaluation.metrics import evaluate, write_predictions
@@ -66,7 +66,7 @@ def results(folder: Path) -> Results:
     (folder / "large.yaml").write_text(yaml.safe_dump(settings))
     experiment = load(folder / "large.yaml")
     manifest.write(experiment.folder / MANIFEST)
-    write_json(experiment.folder / PREPARED, {"features": None})
+    write_record(experiment.folder / PREPARED, {"features": None})
     facts = Facts.of_data(manifest.split("train"), torch.randn(CLASSES, 16), 8, 8)
     info = CheckpointInfo(experiment.model_dump(mode="json"), "", list(names), "", "", 10, {}, holds_tower=False)
     weights = dict(experiment.model.build(facts).state_dict())

@@ -273,9 +273,7 @@ def _read_description(folder: Folder) -> dict[str, Any]:
     """What ``store.json`` says of a store that is finished."""
     uri, files = folder.uri, folder.files()
     if DESCRIPTION not in files:
-        raise FeatureStoreError(
-            f"{uri}: no finished feature store here; `cprfl preprocess CONFIG` makes or finishes it"
-        )  # fmt: skip
+        raise FeatureStoreError(f"{uri}: no finished feature store here; `cprfl preprocess CONFIG` makes it")
     try:
         description = dict(json.loads(folder.read(DESCRIPTION)))
     except (ValueError, TypeError) as error:
