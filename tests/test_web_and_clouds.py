@@ -147,8 +147,8 @@ def test_what_a_server_says_instead_of_a_file_is_told_apart(server: Server) -> N
 
 
 def test_a_busy_server_is_asked_again_and_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trouble, "PATIENCE", dict.fromkeys(trouble.Trouble, 1.0))
-    monkeypatch.setattr(trouble, "PATIENCE_AT_FIRST", dict.fromkeys(trouble.Trouble, 1.0))
+    monkeypatch.setattr(trouble, "PATIENCE", dict.fromkeys(trouble.Trouble, 2.0))
+    monkeypatch.setattr(trouble, "PATIENCE_AT_FIRST", dict.fromkeys(trouble.Trouble, 2.0))
     server.files = {"/a": b"abc"}
     server.broken = 2
     assert read_bytes(f"{server.url}/a") == b"abc"
