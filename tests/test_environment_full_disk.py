@@ -53,6 +53,7 @@ def results(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 def test_a_full_disk_is_said_and_loses_nothing(results: dict[str, dict[str, Any]]) -> None:
     undisturbed = results["run 65536"]["evaluation"]
     assert undisturbed

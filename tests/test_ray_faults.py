@@ -37,7 +37,7 @@ from tests.ray_commands import RayCommand, running
 EPOCHS = 60
 TRAINING = [f"train.epochs={EPOCHS}", "resources.num_workers=1", "decisions.folds=0"]
 MOMENTS = random.Random(15)  # when something is killed
-SECONDS = 20.0  # in which whatever has happened is told
+SECONDS = 45.0  # in which a busy machine tells whatever has happened; Ray alone takes a minute
 
 
 def words(stage: str, config: Path, changes: list[str]) -> list[str]:
