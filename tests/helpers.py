@@ -95,7 +95,7 @@ def sweep_file(path: Path, **values: object) -> Path:
     return path
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + seconds
     while not condition():
