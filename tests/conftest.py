@@ -25,6 +25,7 @@ SHARED = Path(__file__).parent.parent.parent / "shared"
 # one session; the other takes the rest.
 ON_RAY = (
     "test_on_ray", "test_two_nodes", "test_tune", "test_extraction", "test_ray_faults", "test_ray_security",
+    "test_kills",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,8 +54,8 @@ class Kitchen:
     def __init__(self, process: subprocess.Popen[str], folder: Path) -> None:
         self.process, self.folder = process, folder
 
-    def run(self, *words: str, kill_at: int | None = None) -> Ended:
-        """Run a command to its end, or until its moment of this number, counted from 0."""
+    def run(self, *words: str, kill_at: tuple[str, int] | None = None) -> Ended:
+        """Run a command to its end, or until a phase's moment of this number, counted from 0."""
         log, moments = self.folder / "output.txt", self.folder / "moments.txt"
         asked = {"words": words, "kill_at": kill_at, "log": str(log), "moments": str(moments)}
         stdin, stdout = _pipe(self.process.stdin), _pipe(self.process.stdout)
@@ -93,8 +94,10 @@ def _pipe(stream: IO[str] | None) -> IO[str]:
 class _Moments:
     """Counts the moments of this process at which it changes something, and ends it at one of them."""
 
-    def __init__(self, kill_at: int | None, record: Path) -> None:
-        self.kill_at, self.count, self.process, self.phases = kill_at, 0, os.getpid(), ["other"]
+    def __init__(self, kill_at: list[Any] | None, record: Path) -> None:
+        # Counted by phase: how many moments others have before differs by a few from run to run.
+        self.kill_at, self.counts = kill_at, Counter[str]()
+        self.process, self.phases = os.getpid(), ["other"]
         self.record = os.open(record, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         self.places = (os.environ["TMPDIR"], *filter(None, [os.environ.get("KILLING_PLACE")]))
 
@@ -108,10 +111,11 @@ class _Moments:
         """One more."""
         if os.getpid() != self.process:
             return
-        if self.count == self.kill_at:
+        phase = self.phases[-1]
+        if [phase, self.counts[phase]] == self.kill_at:
             os.kill(self.process, signal.SIGKILL)
-        self.count += 1
-        os.write(self.record, f"{self.phases[-1]}: {what}\n".encode(errors="replace"))
+        self.counts[phase] += 1
+        os.write(self.record, f"{phase}: {what}\n".encode(errors="replace"))
 
     def mark(self, phase: str, module: Any, name: str) -> None:
         """Have moments in a function bear the name of a phase."""

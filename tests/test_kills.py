@@ -137,13 +137,12 @@ def cases() -> list[Any]:
 @pytest.mark.parametrize(("stage", "phase", "number"), cases())
 def test_the_same_command_ends_as_if_undisturbed(kills: Kills, stage: str, phase: str, number: int) -> None:
     expected, moments = kills.run_undisturbed(stage)
-    within = [moment for moment, what in enumerate(moments) if what.startswith(f"{phase}: ")]
-    if phase == "clean up":  # its first step is the last that matters: after it the command is as good as done
-        within = within[:1]
-    kill_at = random.Random(f"{SEED} {stage} {number}").choice(within)
+    within = [what for what in moments if what.startswith(f"{phase}: ")]
+    # Cleaning up, the first step is the last that matters: after it the command is as good as done.
+    kill_at = 0 if phase == "clean up" else random.Random(f"{SEED} {stage} {number}").randrange(len(within))
     kills.start_from(STAGES[stage][0])
-    killed = kills.commands.run(*kills.words[stage], kill_at=kill_at)
-    where = f"killed at {kill_at} of {len(moments)}, before {moments[kill_at]}"
+    killed = kills.commands.run(*kills.words[stage], kill_at=(phase, kill_at))
+    where = f"killed at {kill_at} of {len(within)}, before {within[kill_at]}"
     assert killed.status == -9, f"{where}\n{killed.output}"
     again = kills.commands.run(*kills.words[stage], *(["--resume"] if stage == "tune" else []))
     assert again.status == 0, f"{where}\n{again.output}"
