@@ -57,6 +57,11 @@ def machine_fault(error: BaseException) -> MachineError | None:
     return next((found for cause in _causes(error) if (found := _fault(cause)) is not None), None)
 
 
+def mend_of(number: int) -> str:
+    """What mends the system's error of this number (`errno`); empty where it is none of the machine's faults."""
+    return _MENDS.get(number, "")
+
+
 def check_memory() -> None:
     """Make sure that this process may map what the libraries need: some of them hang where they may not.
 

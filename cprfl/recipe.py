@@ -139,12 +139,9 @@ def keep_checkpoint(source: Path, target: Path) -> Path:
 
 def is_trained(experiment: Experiment, prepared: Prepared) -> bool:
     """Whether the experiment's folder has the checkpoint of just this training."""
-    folder = experiment.folder / CHECKPOINT
     try:
-        info = load_info(folder)
-    except CheckpointError as error:
-        if folder.exists():
-            print(f"{experiment.name}: {error}", file=sys.stderr, flush=True)
+        info = load_info(experiment.folder / CHECKPOINT)
+    except CheckpointError:
         return False
     return info.training_key == prepared.training_key(experiment)
 

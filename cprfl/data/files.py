@@ -98,14 +98,22 @@ def unsealed(values: Any) -> dict[str, Any] | None:
 
 def read_json(path: Path, error: type[UserError], mend: str) -> Any:
     """The values of a JSON file that has no checksum; arguments and errors are those of `read_record`."""
+    with reading(path, error, mend):
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as problem:  # no UTF-8, no JSON, or nested without an end
+            raise error(f"{path}: damaged ({problem}); {mend}") from None
+
+
+@contextmanager
+def reading(path: Path, error: type[UserError], mend: str) -> Iterator[None]:
+    """Raise ``error`` where a file that the block reads is missing or cannot be read; arguments as `read_record`'s."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        yield
     except FileNotFoundError:
         raise error(f"{path}: missing; {mend}") from None
     except OSError as problem:
-        raise error(f"{path}: cannot be read ({problem.strerror}); {mend}") from None
-    except (ValueError, RecursionError) as problem:  # no UTF-8, no JSON, or nested without an end
-        raise error(f"{path}: damaged ({problem}); {mend}") from None
+        raise error(f"{path}: cannot be read ({problem.strerror or problem}); {mend}") from None
 
 
 def fingerprint(values: Any) -> str:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from cprfl.data.files import CHECKSUM, write_aside
+from cprfl.data.files import CHECKSUM, reading, write_aside
 from cprfl.errors import UserError
 
 _MARK, _NONE = b"xxh3_64:", b"0" * 16
@@ -46,12 +46,8 @@ def read_table(path: Path, error: type[UserError], mend: str) -> pa.Table:
     Raises:
         UserError: ``error``, where the file is missing, cannot be read, is damaged or was written by somebody else.
     """
-    try:
+    with reading(path, error, mend):
         content = bytearray(path.read_bytes())
-    except FileNotFoundError:
-        raise error(f"{path}: missing; {mend}") from None
-    except OSError as problem:
-        raise error(f"{path}: cannot be read ({problem.strerror}); {mend}") from None
     start = content.rfind(_MARK) + len(_MARK)
     said = bytes(content[start : start + len(_NONE)])
     content[start : start + len(_NONE)] = _NONE

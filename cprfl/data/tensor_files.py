@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cprfl.data.files import CHECKSUM, write_aside
+from cprfl.data.files import CHECKSUM, reading, write_aside
 from cprfl.errors import UserError
 
 _ENTRY = "cprfl"  # of the file's metadata: one alone, for several come in any order, and equal files are equal bytes
@@ -54,16 +54,13 @@ def read_tensors(path: Path, error: type[UserError], mend: str) -> tuple[dict[st
     Raises:
         UserError: ``error``, where the file is missing, cannot be read, is damaged or was written by somebody else.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            said = dict(json.loads((file.metadata() or {}).get(_ENTRY, "{}")))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    except FileNotFoundError:
-        raise error(f"{path}: missing; {mend}") from None
-    except OSError as problem:
-        raise error(f"{path}: cannot be read ({problem.strerror or problem}); {mend}") from None
-    except (SafetensorError, ValueError, TypeError) as problem:  # no safetensors, or no JSON object in its metadata
-        raise error(f"{path}: damaged ({problem}); {mend}") from None
+    with reading(path, error, mend):
+        try:
+            with safe_open(path, framework="pt") as file:
+                said = dict(json.loads((file.metadata() or {}).get(_ENTRY, "{}")))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        except (SafetensorError, ValueError, TypeError) as problem:  # no safetensors, or no JSON object in its metadata
+            raise error(f"{path}: damaged ({problem}); {mend}") from None
     if said.pop(CHECKSUM, None) != _checksum(tensors, said):
         raise error(f"{path}: damaged (its content has changed), or of another version; {mend}")
     return tensors, said

@@ -9,6 +9,7 @@ import re
 import socket
 import time
 
+from cprfl.environment import mend_of
 from cprfl.errors import StorageError
 
 
@@ -47,16 +48,6 @@ _BUSY = re.compile(
 _BUSY_STATUS = {408, 425, 429}
 _NO_ANSWER_ERRNO = {errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ETIMEDOUT, errno.EHOSTDOWN}
 
-_LOCAL_MENDS = {
-    errno.ENOSPC: "make room there, or put it elsewhere",
-    errno.EDQUOT: "make room there, or put it elsewhere",
-    errno.EROFS: "choose a folder that may be written to",
-    errno.EACCES: "have its owner give you the right, or choose another",
-    errno.EPERM: "have its owner give you the right, or choose another",
-    errno.ESTALE: "the network share was lost; mount it again and start the same command once more",
-    errno.EIO: "the disk or the network share fails; mend or mount it and start the same command once more",
-    errno.EMFILE: "let a process open more files (`ulimit -n 4096`)",
-}
 _S3_MENDS = {
     r"INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|INVALID_CLIENT_TOKEN_ID|UNRECOGNIZED_CLIENT|InvalidAccessKeyId":
         "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
@@ -126,7 +117,7 @@ def described(uri: str, error: BaseException) -> str:
     number = getattr(error, "errno", None)
     what = (getattr(error, "strerror", None) if isinstance(number, int) else None) or (str(error) or repr(error))
     what = what.splitlines()[0].rstrip(". ")
-    mend = _LOCAL_MENDS.get(number, "") if number and "://" not in uri else _remote_mend(uri, error)
+    mend = mend_of(number) if number and "://" not in uri else _remote_mend(uri, error)
     return f"{uri}: {what}; {mend}" if mend else f"{uri}: {what}"
 
 

@@ -92,6 +92,7 @@ def train(experiment: Experiment, prepared: Prepared, run: Run, *, decided: bool
     if _is_trained_by(experiment, prepared, run, decided=decided):
         progress.say(f"{experiment.name}: going on with what comes after the training")
         return checkpoint
+    _say_if_useless(experiment, checkpoint)
     if recipe.has_begun(recipe.resumable_folder(experiment, prepared)):
         progress.say(f"{experiment.name}: going on with the interrupted training")
     else:
@@ -114,6 +115,15 @@ def train(experiment: Experiment, prepared: Prepared, run: Run, *, decided: bool
         _decide(experiment, prepared, checkpoint)
     record_run(experiment, run)
     return checkpoint
+
+
+def _say_if_useless(experiment: Experiment, checkpoint: Path) -> None:
+    """Say why a checkpoint that is there is trained again, where it is damaged or of another version."""
+    try:
+        load_info(checkpoint)
+    except CheckpointError as error:
+        if checkpoint.exists():
+            progress.say(f"{experiment.name}: {error}")
 
 
 def _is_trained_by(experiment: Experiment, prepared: Prepared, run: Run, *, decided: bool) -> bool:
