@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TypeVar
+from weakref import WeakSet
 
 Result = TypeVar("Result")
 # At most so long it is waited at a time: polars, which MLflow and plots import, lets Ctrl-C interrupt no system call.
@@ -17,6 +18,7 @@ NEWS = signal.SIGUSR2  # for the main thread, from another one
 _AGAIN = 0.05  # seconds until it is looked whether a transaction has ended
 _DATABASE = ("mlflow.store.", "sqlalchemy.")
 _news: SimpleQueue[Exception] = SimpleQueue()
+_threads: WeakSet[threading.Thread] = WeakSet()  # that somebody waits for, or has stopped waiting for
 
 
 @contextmanager
@@ -45,15 +47,23 @@ def in_thread(work: Callable[[], Result]) -> Result:
         except BaseException as error:
             ended.put((None, error))
 
-    threading.Thread(target=call, daemon=True).start()
+    thread = threading.Thread(target=call, daemon=True)
+    _threads.add(thread)
+    thread.start()
     while True:
         try:
             result, error = ended.get(timeout=_SECONDS)
         except Empty:
             continue
+        thread.join()
         if error is not None:
             raise error
         return result  # type: ignore[return-value]
+
+
+def is_left_behind() -> bool:
+    """Whether work is still done in a thread of `in_thread`, which nobody waits for any more if this is asked."""
+    return any(thread.is_alive() for thread in _threads)
 
 
 def main_thread_raises() -> None:

@@ -20,7 +20,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from cprfl.errors import ClusterError
 from cprfl.progress import goes_on, say
-from pipelines.background import main_thread_raises, raise_in_main_thread
+from pipelines.background import is_left_behind, main_thread_raises, raise_in_main_thread
 from pipelines.cluster.joining import check_answers, check_guarded, resolved, watch
 from pipelines.cluster.local import LocalRay, on_loopback
 
@@ -99,13 +99,14 @@ def disconnect() -> bool:
     _session.ending.set()
     gone = True
     if ray.is_initialized():
-        leaving = threading.Thread(target=ray.shutdown, daemon=True)
-        if not _session.loss.is_set():  # it waits for answers
+        # Where Ray is lost it would wait for answers; a thread that is still inside of Ray would be left without what
+        # it reads, and so would the whole process (SIGSEGV).
+        gone = not _session.loss.is_set() and not is_left_behind()
+        if gone:
+            leaving = threading.Thread(target=ray.shutdown, daemon=True)
             leaving.start()
             leaving.join(_PATIENCE)
             gone = not leaving.is_alive()
-        else:
-            gone = False
     if _session.local is not None:
         _session.local.stop()
         _session.local = None
