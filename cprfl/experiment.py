@@ -6,12 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, PrivateAttr, model_validator
 
-from cprfl.config import Config, SameAsRoot, read_override, read_settings, validate
+from cprfl.config import Config, SameAsRoot, validate
 from cprfl.data.files import fingerprint
 from cprfl.data.filesystems import absolute
 from cprfl.data.readers.coco import CocoDataset
@@ -36,8 +33,9 @@ from cprfl.evaluation.comparison import PromotionConfig
 from cprfl.evaluation.decisions import DecisionsConfig
 from cprfl.losses import CONFIGS, AnyLoss
 from cprfl.models import AnyMethod
-from cprfl.named_places import PLACES, check_interpolations, check_place
+from cprfl.named_places import PLACES, check_place
 from cprfl.resources import FEW_IMAGES, ResourcesConfig, here
+from cprfl.settings import merge, read
 from cprfl.training.checkpoint import CheckpointInfo
 from cprfl.training.config import TrainConfig
 
@@ -236,7 +234,7 @@ class Experiment(Config):
         if nested:
             raise ConfigError(f"first.{nested[0]}: an experiment that comes before has none")
         base = self.model_dump(mode="json", exclude={"variants", "first"})
-        merged = _merge(base, {"name": f"{self.name}-first", **self.first})
+        merged = merge(base, {"name": f"{self.name}-first", **self.first})
         return validate(Experiment, merged, source="first", data_root=self.data_root)
 
     def variant(self, key: str) -> Experiment:
@@ -245,7 +243,7 @@ class Experiment(Config):
         Where its own experiment before would train just what this one's does, it is this one's.
         """
         base = self.model_dump(mode="json", exclude={"variants"})
-        merged = _merge(base, {**self.variants[key], "name": f"{self.name}-{key}"})
+        merged = merge(base, {**self.variants[key], "name": f"{self.name}-{key}"})
         variant = validate(Experiment, merged, source=f"variants.{key}", data_root=self.data_root)
         mine, its = self.first_experiment, variant.first_experiment
         if mine is not None and its is not None and mine.model_copy(update={"name": its.name}) == its:
@@ -276,7 +274,7 @@ class Experiment(Config):
             for section in sections:
                 place = place.setdefault(section, {})
             place[last] = value
-        return validate(Experiment, _merge(self.model_dump(mode="json"), changes), source="settings").placed(
+        return validate(Experiment, merge(self.model_dump(mode="json"), changes), source="settings").placed(
             self._place
         )
 
@@ -293,38 +291,13 @@ def experiment_of(info: CheckpointInfo, folder: Path) -> Experiment:
         raise CheckpointError(f"{folder}: written by another version of cprfl; train again ({error})") from None
 
 
-def read(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings of a YAML file with ``a.b=value`` overrides, as they are written.
-
-    Raises:
-        ConfigError: where the file or an override cannot be read.
-    """
-    if not Path(path).is_file():
-        raise ConfigError(f"{path}: configuration file not found")
-    try:
-        base = read_settings(Experiment, Path(path).read_text())
-        if isinstance(base, dict):
-            check_interpolations(base, str(path))
-            base = OmegaConf.to_container(OmegaConf.create(base), resolve=True)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(base, dict):
-        raise ConfigError(f"{path}: expected settings as `key: value`, got a {type(base).__name__}")
-    merged = base
-    for override in overrides:
-        merged = _merge(merged, read_override(Experiment, override, merged))
-    return merged
-
-
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment from YAML and ``a.b=value`` overrides.
 
     Raises:
         ConfigError: with every mistake in one list.
     """
-    merged = read(path, overrides)
+    merged = read(Experiment, path, overrides)
     for name in PLACES:
         check_place(f"{path}: {name}", merged.get(name, "."), may_be_none=name == "feature_dir")
     merged["output_dir"] = absolute(str(merged.get("output_dir", "outputs")))
@@ -335,17 +308,3 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     for key in experiment.variants:
         experiment.variant(key)
     return experiment
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """OmegaConf's merge, except that a section whose ``name`` changes is replaced: its settings belong to another."""
-    kept = {key: {} if _picks_another(base[key], changes.get(key)) else base[key] for key in base}
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(kept), OmegaConf.create(changes)))
-    assert isinstance(merged, dict)
-    return merged
-
-
-def _picks_another(section: Any, change: Any) -> bool:
-    if not isinstance(section, dict) or not isinstance(change, dict):
-        return False
-    return "name" in change and change["name"] != section.get("name")

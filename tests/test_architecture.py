@@ -43,6 +43,7 @@ FLOORS = [
         "cprfl.named_places",
         "cprfl.plain",
         "cprfl.progress",
+        "cprfl.settings",
         "cprfl.torchvision_cpu",
         "cprfl.words",
     },

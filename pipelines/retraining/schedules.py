@@ -9,8 +9,9 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from cprfl.config import Config, read_yaml, validate
 from cprfl.errors import ConfigError
-from cprfl.experiment import Experiment, load, read
+from cprfl.experiment import Experiment, load
 from cprfl.report.checks.base import CODES
+from cprfl.settings import read
 from pipelines.sweeps.config import SweepConfig, load_sweep
 
 SCHEDULES = "CPRFL_SCHEDULES"  # names the file to the processes that Dagster starts
@@ -91,7 +92,7 @@ class ScheduleConfig(Config):
         It is what Dagster knows the schedule by, so that the history stays together while a mistake is mended.
         """
         try:
-            given = read(self.config, self.set).get("name")
+            given = read(Experiment, self.config, self.set).get("name")
         except ConfigError:
             given = None
         return re.sub(r"[^A-Za-z0-9_]", "_", given if isinstance(given, str) and given else Path(self.config).stem)
