@@ -11,7 +11,7 @@ from cprfl.errors import ConfigError
 PLACES = ("output_dir", "data_root", "feature_dir")
 """Settings that say where files are: they may name variables of the environment, ``${oc.env:DATA}/photos``."""
 _COMPUTES = re.compile(r"\$\{.*:", re.DOTALL)
-_SECRET = re.compile(r"secret|passw|token|credential|private|api_?key|access_?key", re.IGNORECASE)
+_SECRET = re.compile(r"secret|passw|token(?!i[sz])|credential|private|api_?key|access_?key", re.IGNORECASE)
 
 
 def check_place(where: str, place: Any, may_be_none: bool) -> None:
@@ -27,6 +27,11 @@ def check_place(where: str, place: Any, may_be_none: bool) -> None:
         raise ConfigError(f"{where} is empty; give a folder")
     if "\0" in text:
         raise ConfigError(f"{where}: got {place!r}; no path has a character NUL in it")
+
+
+def tells_of_a_secret(name: str) -> bool:
+    """Whether a variable, by its name, holds what nobody else is to read."""
+    return _SECRET.search(name) is not None
 
 
 def check_interpolations(values: Mapping[str, Any], source: str, sections: tuple[str, ...] = ()) -> None:
@@ -45,5 +50,5 @@ def check_interpolations(values: Mapping[str, Any], source: str, sections: tuple
             if path not in [(place,) for place in PLACES]:
                 mend = f"only {', '.join(PLACES)} may name variables of the environment; write the value itself"
                 raise ConfigError(f"{source}: {'.'.join(path)}: {value}: settings are recorded with every run; {mend}")
-            if _SECRET.search(value):
+            if tells_of_a_secret(value):
                 raise ConfigError(f"{source}: {'.'.join(path)}: {value}: a path is recorded, and no place for a secret")

@@ -18,8 +18,11 @@ from packaging.utils import canonicalize_name
 import cprfl
 import pipelines
 from cprfl.errors import ConfigError
-from cprfl.experiment import Experiment, load, read
+from cprfl.experiment import Experiment, load
+from cprfl.named_places import tells_of_a_secret
+from cprfl.settings import read
 from pipelines.sweeps.config import load_sweep
+from pipelines.tracking.addresses import without_password
 
 STAGES = ("run", "preprocess", "train", "evaluate", "tune", "retrain")
 _SWEEPS, _RESUMES = ("tune", "retrain"), ("tune",)  # stages that take --sweep, and --resume
@@ -94,7 +97,8 @@ def variables(given: Sequence[str]) -> dict[str, str]:
     """``NAME=VALUE``, or ``NAME`` of this process's environment, as a mapping.
 
     Raises:
-        ConfigError: where a variable is not set here.
+        ConfigError: where a variable is not set here, or holds a secret: Ray shows a job's variables to everybody who
+            may ask it.
     """
     found = {}
     for text in given:
@@ -102,6 +106,11 @@ def variables(given: Sequence[str]) -> dict[str, str]:
         if not has_value and name not in os.environ:
             raise ConfigError(f"--env {name}: not set here; give --env {name}=VALUE")
         found[name] = value if has_value else os.environ[name]
+        if tells_of_a_secret(name) or without_password(found[name]) != found[name]:
+            raise ConfigError(
+                f"--env {name}: a secret; Ray keeps a job's variables where all who have the cluster's token can read "
+                "them: set it in the environment of the cluster's nodes (infra/README.md)"
+            )
     return found
 
 
@@ -152,7 +161,7 @@ def _check(stage: str, config: Path, overrides: Sequence[str], sweep: Path | Non
 
 def _check_paths(config: Path, overrides: Sequence[str], experiment: Experiment) -> None:
     """A relative path would be looked for, or written, in a folder that the cluster throws away after the job."""
-    given = read(config, overrides)
+    given = read(Experiment, config, overrides)
     paths = {"output_dir": str(given.get("output_dir", "outputs"))}
     if given.get("feature_dir"):
         paths["feature_dir"] = str(given["feature_dir"])

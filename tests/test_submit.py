@@ -136,7 +136,12 @@ def test_only_what_the_cluster_can_use_is_submitted(small_config: Path, monkeypa
         submit.submit(nobody, "tune", small_config)
     with pytest.raises(ConfigError, match="--env NOT_SET_HERE: not set"):
         submit.variables(["NOT_SET_HERE"])
-    assert submit.variables(["A=b=c"]) == {"A": "b=c"}
+    for secret in ("AWS_SECRET_ACCESS_KEY=abc", "HF_TOKEN=abc", "MLFLOW_TRACKING_URI=https://me:abc@host/"):
+        with pytest.raises(ConfigError, match="a secret; Ray keeps") as refused:
+            submit.variables([secret])
+        assert "abc" not in str(refused.value)
+    usual = {"A": "b=c", "TOKENIZERS_PARALLELISM": "false", "MLFLOW_TRACKING_URI": "http://host:5000"}
+    assert submit.variables([f"{name}={value}" for name, value in usual.items()]) == usual
 
 
 def test_the_lock_gives_every_package_that_is_needed_and_no_tool() -> None:
