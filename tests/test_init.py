@@ -9,7 +9,7 @@ import yaml
 
 from cprfl.data.images import open_image
 from cprfl.data.manifest import Manifest
-from cprfl.errors import DatasetError
+from cprfl.errors import ConfigError, DatasetError
 from cprfl.experiment import load
 from cprfl.reading import read_data
 from cprfl.starting.reading import read_what_is_there
@@ -130,3 +130,31 @@ def test_the_same_content_in_two_splits_is_said_and_listed(tmp_path: Path, capsy
     (photos / "photo 001.jpg").unlink()
     read_data(load(config))
     assert not (tmp_path / "outputs/leaks/same_content.csv").exists()
+
+
+@pytest.mark.parametrize("heading", ["Schlagwörter", "Klasse", "what"])
+def test_the_only_column_of_words_is_taken_for_the_labels_and_said(heading: str, tmp_path: Path) -> None:
+    """Whatever language its name is of; of two nobody knows which, until it is said."""
+    table(tmp_path, PHOTOGRAPHS)
+    rows = [f"photos/{name};{','.join(labels) or 'none'}" for name, labels in PHOTOGRAPHS.items()]
+    (tmp_path / "labels.csv").write_text("\n".join([f"Dateiname;{heading}", *rows]) + "\n")
+    reading = read_what_is_there(tmp_path)
+    assert reading.dataset["labels_column"] == heading
+    assert "no column is called" in reading.unsure["labels_column"]
+    by_two = [f"Dateiname;von;{heading}", *(row.replace(";", ";me;", 1) for row in rows)]
+    (tmp_path / "labels.csv").write_text("\n".join(by_two) + "\n")
+    with pytest.raises(DatasetError, match=f"'von', '{heading}' may: name it with dataset.labels_column"):
+        read_what_is_there(tmp_path)
+    told = read_what_is_there(tmp_path, [f"dataset.labels_column={heading}"])
+    assert says(told.manifest) == says(reading.manifest)
+    with pytest.raises(ConfigError, match=r"no such setting"):
+        read_what_is_there(tmp_path, ["dataset.label_columns=a"])
+    with pytest.raises(ConfigError, match=r"init takes settings of the data set"):
+        read_what_is_there(tmp_path, ["train.epochs=3"])
+
+
+def test_a_linked_folder_of_images_is_looked_into(tmp_path: Path) -> None:
+    table(tmp_path / "set", PHOTOGRAPHS)
+    (tmp_path / "set" / "photos").rename(tmp_path / "big")
+    (tmp_path / "set" / "photos").symlink_to(tmp_path / "big")
+    assert len(read_what_is_there(tmp_path / "set").manifest) == len(PHOTOGRAPHS)

@@ -319,7 +319,8 @@ def test_columns_without_yes_and_no_are_no_classes_and_named(tmp_path: Path) -> 
         ("image,age,dog\na.jpg,1,0\nb.jpg,0,1\n", "'age' may be no class", {"classes": ["dog"]}),
         ("image,dog,boat\na.jpg,1,0\nb.jpg,maybe,1\n", "line 3: column 'dog' holds 'maybe', not 0 or 1", {}),
         ("image,dog,boat\na.jpg,1,0\nb.jpg,0.7,1\n", "line 3: column 'dog' holds '0.7', not 0 or 1 .a probability", {}),
-        ("image,mood\na.jpg,fine\n", "line 2: column 'mood' holds 'fine'.*dataset.labels_column", {}),
+        ("image,mood\na.jpg,fine\n", "and none holds 0 and 1; 'mood' may: name it", {"labels_column": "mood"}),
+        ("image,by,mood\na.jpg,me,fine\n", "'by', 'mood' may: name it with dataset.labels_column", {}),
         (
             "image,label,category\na.jpg,dog,animal\n",
             "several columns could hold the labels",

@@ -12,6 +12,7 @@ import xxhash
 from cprfl.data.filesystems import is_remote, local_path
 from cprfl.data.images import BadImage
 from cprfl.data.manifest import Manifest
+from cprfl.data.walking import walked
 
 MISSING = (-1,)  # the stamp of a file that is not there (`cprfl.data.storage.stamps`)
 _LOOKED_AT = 200_000  # files, where one is looked for that is not where it should be
@@ -91,5 +92,4 @@ def _digest(path: Path, tail: int | None) -> str:
 
 def _files(root: str) -> Iterator[Path]:
     """Files below a folder, as many as are worth looking at."""
-    walked = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
-    return islice(walked, _LOOKED_AT)
+    return (Path(root, path) for path in islice(walked(root), _LOOKED_AT))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os.path
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
+from cprfl.config import read_override, validate
 from cprfl.data.checks import missing_images, where_it_may_be
 from cprfl.data.filesystems import is_remote
 from cprfl.data.images import image_stamps
@@ -34,9 +34,9 @@ from cprfl.data.readers import (
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.discovery import Proposal, Tree
 from cprfl.data.readers.json_text import read_json
-from cprfl.errors import DatasetError
-from cprfl.experiment import AnyDataset
-from cprfl.words import named
+from cprfl.errors import ConfigError, DatasetError
+from cprfl.experiment import AnyDataset, Experiment
+from cprfl.words import counted, named
 
 # What says most of itself comes first: a folder of VOC may well have a table in it, and every folder has folders.
 READERS = (
@@ -78,24 +78,30 @@ class Reading:
     manifest: Manifest
 
 
-def read_what_is_there(path: Path) -> Reading:
+def read_what_is_there(path: Path, overrides: Sequence[str] = ()) -> Reading:
     """Find out how a folder or a file of annotations is read, and read it.
 
     Where the reader refuses and says with which settings it would not, those are taken, and are unsure; but files of
     annotations that are about one image are not joined. A test split is dealt out where there is none.
 
+    Args:
+        path: what to look at.
+        overrides: settings that are known, ``dataset.labels_column=content``.
+
     Raises:
         DatasetError: where nothing is found that a reader knows, or what is found cannot be read.
+        ConfigError: where an override is no setting of the data set that is found.
     """
     tree = Tree.of(path)
     proposals = [proposal for reader in READERS for proposal in reader.discover(tree)]
     if not proposals:
         tables = [file for file in tree.annotations(".csv", ".tsv") if "/" not in file]
         if tree.only is None and len(tables) == 1:
-            return read_what_is_there(path / tables[0])  # which says why it is none
+            return read_what_is_there(path / tables[0], overrides)  # which says why it is none
         raise DatasetError(_nothing_found(path, tree))
     first, *others = proposals
     settings, unsure = _with_a_test_split(first)
+    settings |= _known(settings, overrides)
     alike = [other.found for other in others if other.dataset["name"] == first.dataset["name"]]
     if alike:
         _add(unsure, "splits", f"not read, for it is no other split: {named(alike, 3, ' | ')}")
@@ -146,14 +152,21 @@ def _broken_json(tree: Tree) -> str:
     return ""
 
 
+def _known(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """What overrides say of the section ``dataset``."""
+    known: dict[str, Any] = {}
+    for override in overrides:
+        change = read_override(Experiment, override, {"dataset": settings})
+        if change.keys() != {"dataset"} or "name" in change["dataset"]:
+            raise ConfigError(f"--set {override}: init takes settings of the data set that it finds: dataset.KEY=VALUE")
+        known |= change["dataset"]
+    return known
+
+
 def _dataset(settings: Mapping[str, Any], root: Path) -> DatasetConfig:
-    try:
-        found: DatasetConfig = TypeAdapter(AnyDataset).validate_python(
-            dict(settings), context={"data_root": str(root.absolute())}
-        )
-    except ValidationError as error:
-        raise AssertionError(f"a reader proposes what it does not take: {error}") from error
-    return found
+    kinds: tuple[type[DatasetConfig], ...] = get_args(get_args(AnyDataset)[0])
+    kind = next(kind for kind in kinds if kind.model_fields["name"].default == settings["name"])
+    return validate(kind, dict(settings), source="dataset", data_root=str(root.absolute()))
 
 
 def _with_a_test_split(proposal: Proposal) -> tuple[dict[str, Any], dict[str, str]]:
@@ -177,8 +190,10 @@ def _about_images(manifest: Manifest, path: Path, root: Path, unsure: dict[str, 
         guess = where_it_may_be(missing[0].uri, str(root))
         if path.is_file():
             guess += "; or point at the folder that has both the annotations and the images"
-        number = "none" if len(missing) == len(manifest) else f"only {len(manifest) - len(missing)}"
-        raise DatasetError(f"{number} of the {len(manifest)} images is there, but not {missing[0].uri}; {guess}")
+        raise DatasetError(
+            f"{len(missing)} of {counted(len(manifest), 'image')} are not where the annotations say, such as "
+            f"{missing[0].uri}; {guess}"
+        )
     if not missing:
         return {}
     unsure["on_bad_image"] = f"{len(missing)} of {len(manifest)} images are not there, such as {missing[0].uri}"

@@ -13,6 +13,7 @@ from typing import Any
 from cprfl.data.opened import regular_file
 from cprfl.data.readers.annotations import SplitName, split_name
 from cprfl.data.readers.locate import SUFFIXES
+from cprfl.data.walking import walk
 from cprfl.errors import DatasetError
 
 OF_TOOLS = {"__MACOSX", "__pycache__", "@eaDir"}
@@ -61,10 +62,8 @@ class Tree:
             raise DatasetError(f"{path}: no such file or folder")
         root = path if path.is_dir() else path.parent
         files: list[str] = []
-        for folder, inner, names in os.walk(root):
-            inner[:] = sorted(name for name in inner if name not in _IGNORED and not name.startswith("."))
-            below = Path(folder).relative_to(root).as_posix()
-            files += [name if below == "." else f"{below}/{name}" for name in sorted(names) if not name.startswith(".")]
+        for start, _, names in walk(root, lambda name: name not in _IGNORED and not name.startswith(".")):
+            files += [f"{start}{name}" for name in names if not name.startswith(".")]
         if not files:
             raise DatasetError(f"{path}: an empty folder")
         return cls(root, files, None if path.is_dir() else path.name)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cprfl.data.filesystems import is_remote, local_path
 from cprfl.data.storage import join
+from cprfl.data.walking import walked
 
 SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff",
@@ -196,9 +197,8 @@ def _names_in(folder: str) -> list[str]:
 def _below(folder: str) -> dict[str, str]:
     """Paths of the files below a folder by their names, of those whose name no other has."""
     paths: dict[str, list[str]] = {}
-    for inner, _, names in os.walk(folder):
-        for name in names:
-            paths.setdefault(name, []).append(f"{os.path.relpath(inner, folder)}/{name}".removeprefix("./"))
+    for path in walked(folder):
+        paths.setdefault(path.rpartition("/")[2], []).append(path)
     return {name: found[0] for name, found in paths.items() if len(found) == 1}
 
 

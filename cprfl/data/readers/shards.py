@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from cprfl.data.filesystems import filesystem, is_remote, local_path, on
 from cprfl.data.readers.annotations import SplitName
 from cprfl.data.readers.discovery import OF_TOOLS, splits_of
 from cprfl.data.storage import DataPath, Folder, parent
+from cprfl.data.walking import walk
 from cprfl.errors import DatasetError
 
 Paths = DataPath | list[DataPath]
@@ -147,20 +147,10 @@ def files_below(folder: str) -> tuple[list[str], list[str]]:
 def _walked(root: Path) -> tuple[list[str], list[str]]:
     files: list[str] = []
     folders: list[str] = []
-    for folder, inner, names in os.walk(root, followlinks=True):
-        here = os.path.realpath(folder)
-        inner[:] = [
-            name for name in inner if _is_shown(name) and not _is_above(os.path.realpath(f"{folder}/{name}"), here)
-        ]
-        below = Path(folder).relative_to(root).as_posix()
-        prefix = "" if below == "." else f"{below}/"
-        files += [f"{prefix}{name}" for name in names if _is_shown(name)]
-        folders += [f"{prefix}{name}" for name in inner]
+    for start, inner, names in walk(root, _is_shown):
+        files += [f"{start}{name}" for name in names if _is_shown(name)]
+        folders += [f"{start}{name}" for name in inner]
     return files, folders
-
-
-def _is_above(folder: str, place: str) -> bool:
-    return place == folder or place.startswith(f"{folder.rstrip('/')}/")
 
 
 def _remote(folder: str) -> tuple[list[str], list[str]]:

@@ -14,6 +14,7 @@ from cprfl.data.readers.locate import SUFFIXES, ImageFolder, is_file
 from cprfl.data.readers.text import STRUCTURED_BYTES, read_lines
 from cprfl.data.readers.xml_file import parse_xml
 from cprfl.data.storage import DataPath, Folder, join, parent, read_bytes
+from cprfl.data.walking import walked
 from cprfl.errors import DatasetError
 
 _ANNOTATIONS = ("Annotations", "annotations", "xmls", "xml")
@@ -132,11 +133,7 @@ def _is_annotated(name: str, annotations: str) -> bool:
 
 def _all_files(annotations: str) -> list[VocFile]:
     """Every XML file of a folder; of those in it too where it is a local one."""
-    if is_remote(annotations):
-        found = list(Folder(annotations).files())
-    else:
-        folder = local_path(annotations)
-        found = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    found = list(Folder(annotations).files()) if is_remote(annotations) else list(walked(local_path(annotations)))
     names = sorted(name for name in found if name.lower().endswith(".xml"))
     if not names:
         raise DatasetError(
@@ -198,6 +195,6 @@ def without_annotation(images: str, uris: Collection[str]) -> list[str]:
     """A note on images that no XML file is about."""
     if is_remote(images):
         return []
-    others = [path for path in local_path(images).rglob("*") if path.suffix.lower() in SUFFIXES]
-    count = sum(join(images, path.relative_to(local_path(images)).as_posix()) not in uris for path in others)
+    others = [path for path in walked(local_path(images)) if PurePosixPath(path).suffix.lower() in SUFFIXES]
+    count = sum(join(images, path) not in uris for path in others)
     return [f"{count} images of {images} have no XML file and are left out"] if count else []

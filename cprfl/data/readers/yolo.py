@@ -16,6 +16,7 @@ from cprfl.data.readers.locate import SUFFIXES, ImageFolder, LocalFiles, is_file
 from cprfl.data.readers.text import read_lines, read_text
 from cprfl.data.readers.yolo_data import YoloData, ends, read_yolo_data
 from cprfl.data.storage import DataPath, Folder, join, parent
+from cprfl.data.walking import walked
 from cprfl.errors import DatasetError
 
 
@@ -74,16 +75,7 @@ def _images(data: YoloData, paths: Sequence[str]) -> tuple[list[tuple[str, str]]
 
 
 def _images_below(folder: str) -> list[tuple[str, str]]:
-    if is_remote(folder):
-        names = list(Folder(folder).files())
-    else:
-        root = local_path(folder)
-        names = [
-            (PurePosixPath(inner) / file).as_posix()
-            for where, _, files in os.walk(root)
-            for inner in [os.path.relpath(where, root)]
-            for file in files
-        ]
+    names = list(Folder(folder).files()) if is_remote(folder) else list(walked(local_path(folder)))
     return [(name, join(folder, name)) for name in sorted(names) if PurePosixPath(name).suffix.lower() in SUFFIXES]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cprfl.data.readers.classes import clean_name
-from cprfl.data.readers.tables.cells import Meaning, meaning
+from cprfl.data.readers.tables.cells import Meaning, meaning, number_in
 from cprfl.data.readers.tables.dialect import Table
 from cprfl.data.readers.tables.labels import Said, Uncertain, Unmentioned
 from cprfl.errors import DatasetError
@@ -84,6 +84,8 @@ def class_columns(
     if wanted is not None:
         return ClassColumns(_chosen(columns, tables[0], wanted, ignore_case), minus_is_no, notes)
     attributes = [name for name in binary if _is(_ATTRIBUTE, name)]
+    if not classes and not attributes and (texts := list(filter(lambda name: _is_text(name, columns[name]), columns))):
+        raise _of_text(tables[0], texts)
     for name, column in columns.items():
         if _nearly_a_class(name, column) or (column.strange and not classes and not attributes):
             raise _strange(name, column)
@@ -172,6 +174,22 @@ def _nearly_a_class(name: str, column: _Column) -> bool:
     if not may_be_class(name) or not column.strange:
         return False
     return column.sure >= column.strange or column.counts["other"] == 0
+
+
+def _is_text(name: str, column: _Column) -> bool:
+    """Whether a column holds words, which may be names of classes."""
+    words = {cell for table in column.tables for cell in table.columns[name] if meaning(cell) == "other"}
+    return may_be_class(name) and any(number_in(cell) is None for cell in words)
+
+
+def _of_text(table: Table, texts: Sequence[str]) -> DatasetError:
+    """That no column is known to name classes: the only one of words may, and of several it is not known which."""
+    listed = named(list(map(repr, texts)), 8)
+    return DatasetError(
+        f"{table.path}, line 1: no column is called as those are that hold labels, and none holds 0 and 1; "
+        f"{listed} may: name it with dataset.labels_column",
+        **({"labels_column": texts[0]} if len(texts) == 1 else {}),
+    )
 
 
 def _strange(name: str, column: _Column) -> DatasetError:
