@@ -95,6 +95,11 @@ def save_checkpoint(
     write_record(folder / _DESCRIPTION, {"version": VERSION, _RESUME: resume, **asdict(info)})
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is that of a checkpoint, sound or not."""
+    return (folder / _DESCRIPTION).exists()
+
+
 def load_info(folder: Path) -> CheckpointInfo:
     """The description of the checkpoint in ``folder``.
 

@@ -28,7 +28,9 @@ class Command(TyperCommand):
 
 
 def predict(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Checkpoint folder, or models:/NAME@champion.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Checkpoint folder, models:/NAME@champion, or an experiment.")
+    ],
     images: Annotated[
         list[str],
         typer.Argument(metavar="IMAGES...", help="Image files, folders, patterns, CSV files with a column of images."),
@@ -70,13 +72,19 @@ def predict(
 
 
 def _open(model: str, output_dir: str) -> AbstractContextManager[Predictor]:
-    if model.startswith("models:/"):
-        from pipelines.tracking.models import opened_predictor
-
-        return opened_predictor(model, Path(output_dir).absolute())
     from cprfl.inference.predictor import Predictor as Loaded
+    from cprfl.training.checkpoint import is_checkpoint
 
-    return nullcontext(Loaded.load(Path(model)))
+    folder = Path(model)
+    if not is_checkpoint(folder):  # or it needs no MLflow, which takes seconds to import
+        from pipelines.stages.model_names import find_model
+        from pipelines.tracking.models import SCHEME, opened_predictor
+
+        found = find_model(model, Path(output_dir).absolute())
+        if found.startswith(SCHEME):
+            return opened_predictor(found, Path(output_dir).absolute())
+        folder = Path(found)
+    return nullcontext(Loaded.load(folder))
 
 
 def _say_what_is_where(places: dict[str, Path | None], scored: int) -> None:

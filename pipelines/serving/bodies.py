@@ -58,7 +58,8 @@ async def images_in(request: Request, limits: Limits, hold: Hold) -> list[Conten
     """
     kind = content_type(request)
     if not (kind.startswith("image/") or kind in (_JSON, _FORM, _BYTES)):
-        raise RefusedError(415, f"{kind!r}: send image/*, {_BYTES}, {_FORM} or {_JSON}")
+        kinds = f"image/* (curl: -H 'Content-Type: image/jpeg'), {_BYTES}, {_FORM} or {_JSON}"
+        raise RefusedError(415, f"{kind!r}: send {kinds}")
     body = await read_body(request, limits, hold)
     if kind == _FORM:
         found: list[Content] = await _files(request, body, limits)

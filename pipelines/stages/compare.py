@@ -6,11 +6,10 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from cprfl.errors import CheckpointError
-from cprfl.experiment import load
 from cprfl.report.comparing.compare import Compared, compare_results
 from cprfl.report.comparing.page import write_page
 from cprfl.report.results import Results
+from pipelines.stages.places import folder_of_results
 from pipelines.tracking.results import fetch_results, is_run_id
 from pipelines.tracking.store import open_existing_store
 
@@ -19,7 +18,8 @@ def compare(runs: Sequence[str], page: Path, output_dir: Path) -> Compared:
     """Compare trained and evaluated models, and write a page about it.
 
     Args:
-        runs: folders of results, configuration files or ids of MLflow runs; the others are compared with the first.
+        runs: folders of results, experiments by their files or names, or ids of MLflow runs; the others are compared
+            with the first.
         page: to write.
         output_dir: where the MLflow store and the manifests are, for ids of runs.
 
@@ -41,13 +41,9 @@ def compare(runs: Sequence[str], page: Path, output_dir: Path) -> Compared:
 
 
 def _folder_of(run: str, output_dir: Path, place: Path) -> Path:
-    if Path(run).is_dir():
-        return Path(run)
-    if Path(run).is_file():
-        return load(run).folder
-    if is_run_id(run):
-        return fetch_results(open_existing_store(str(output_dir)), run, output_dir, place)
-    raise CheckpointError(f"{run}: neither a folder of results, nor a configuration file, nor the id of an MLflow run")
+    if (folder := folder_of_results(run, output_dir)) is not None:
+        return folder
+    return fetch_results(open_existing_store(str(output_dir)), run, output_dir, place)
 
 
 def _name(run: str, results: Results) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from cprfl.errors import CheckpointError, TrackingError
 from cprfl.experiment import load
 from cprfl.preparation import CHECKPOINT
-from cprfl.training.checkpoint import load_info
+from cprfl.training.checkpoint import is_checkpoint, load_info
 from pipelines.tracking import registry
 from pipelines.tracking.models import SCHEME
 from pipelines.tracking.store import open_existing_store
@@ -32,7 +32,7 @@ def find_model(model: str, output_dir: Path) -> str:
         return model
     folder = Path(model)
     if folder.is_dir():
-        inside = folder if (folder / "checkpoint.json").exists() else folder / CHECKPOINT
+        inside = folder if is_checkpoint(folder) else folder / CHECKPOINT
         load_info(inside)
         return str(inside)
     if folder.suffix in (".yaml", ".yml"):

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from cprfl.data.files import write_record
 from cprfl.errors import CheckpointError
-from cprfl.experiment import Experiment
+from cprfl.experiment import Experiment, load
 from cprfl.inference.scoring import EVALUATION, PREDICTIONS
 from cprfl.preparation import BAD_IMAGES, CHECKPOINT, MANIFEST, PREPARED, Prepared
 from cprfl.reading import SAME_CONTENT
 from cprfl.report.results import BASELINES
 from cprfl.training.checkpoint import check_parts
-from pipelines.tracking.results import RUN
+from pipelines.tracking.results import RUN, is_run_id
 
 CHALLENGER, TUNED, RETRAINING = "challenger", "tuned", "retraining"
 """Places below ``outputs/<name>``: of a retraining's model, of a sweep's winner, of what a retraining was asked for."""
@@ -34,6 +34,26 @@ _LEAVING, _ARRIVING = ".leaving", ".arriving"
 def forget_results(experiment: Experiment) -> None:
     """Remove what is said about the checkpoint in the experiment's folder: another one is about to lie there."""
     _remove(experiment.folder, RESULTS)
+
+
+def folder_of_results(run: str, output_dir: Path) -> Path | None:
+    """The folder that somebody means: itself, or an experiment's by its file or its name; none of the id of a run.
+
+    Raises:
+        CheckpointError: where it is none of these.
+    """
+    if Path(run).is_dir():
+        return Path(run)
+    if Path(run).is_file():
+        return load(run).folder
+    if is_run_id(run):
+        return None
+    if (output_dir / run / EVALUATION).exists():
+        return output_dir / run
+    raise CheckpointError(
+        f"{run}: neither a folder of results, nor a configuration file, nor an experiment in {output_dir}, nor the id "
+        "of an MLflow run"
+    )
 
 
 def begin(experiment: Experiment, prepared: Prepared, asked: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cprfl.errors import CheckpointError
-from cprfl.experiment import Experiment, load
+from cprfl.experiment import Experiment
 from cprfl.inference.scoring import EVALUATION
 from cprfl.preparation import CHECKPOINT, Prepared
 from cprfl.report.baselines import write_baselines
@@ -13,8 +13,9 @@ from cprfl.report.model.long_tail_picture import write_picture
 from cprfl.report.model.page import write_page
 from cprfl.report.model.report import model_report
 from cprfl.report.results import Results
+from pipelines.stages.places import folder_of_results
 from pipelines.tracking.artifacts import download_artifact
-from pipelines.tracking.results import is_run_id, local_results
+from pipelines.tracking.results import local_results
 from pipelines.tracking.runs import Run
 from pipelines.tracking.store import open_existing_store
 
@@ -58,8 +59,8 @@ def report_of(target: str | None = None, output_dir: Path = Path("outputs")) -> 
     """Write the report of a model.
 
     Args:
-        target: a folder of results, an experiment's file, or an MLflow run, whose page is downloaded where its results
-            are not on this machine; the newest results where it is left out.
+        target: a folder of results, an experiment's file or name, or an MLflow run, whose page is downloaded where its
+            results are not on this machine; the newest results where it is left out.
         output_dir: where results are, and the MLflow store.
 
     Returns:
@@ -71,11 +72,7 @@ def report_of(target: str | None = None, output_dir: Path = Path("outputs")) -> 
     """
     if target is None:
         return write_page_of(_newest(output_dir))
-    if Path(target).is_dir():
-        return write_page_of(Path(target))
-    if not is_run_id(target):
-        return write_page_of(load(target).folder)
-    if (here := local_results(target, output_dir)) is not None:
+    if (here := folder_of_results(target, output_dir) or local_results(target, output_dir)) is not None:
         return write_page_of(here)
     return download_artifact(
         open_existing_store(str(output_dir)), target, REPORT, output_dir / "cache" / "reports" / target
