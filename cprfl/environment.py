@@ -11,10 +11,11 @@ import os
 import re
 import resource
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from cprfl.errors import MachineError
+from cprfl.errors import MachineError, UserError
 
 _GOES_ON = "the same command then goes on where it stopped"
 _ROOM = f"make room, or write elsewhere (output_dir, feature_dir, TMPDIR); {_GOES_ON}"
@@ -47,14 +48,21 @@ _TEXTS = (
     (re.compile(r"can't allocate memory|out of memory|failed to map segment|Cannot allocate memory"), errno.ENOMEM),
     (re.compile(r"Too many open files"), errno.EMFILE),
 )
-_NUMBER = re.compile(r"\(os error (\d+)\)|Detail: \[errno (\d+)\]")  # of Rust, of Arrow
+_NUMBER = re.compile(r"\(os error (\d+)\)|\bOs \{ code: (\d+)|Detail: \[errno (\d+)\]")  # of Rust, its panics, Arrow
+_OF_RUST = ("SafetensorError", "PanicException")  # have no other base, and the libraries are heavy to import
 _STRERROR = re.compile(r"failed with strerror: (.+)$", re.MULTILINE)  # of PyTorch's files
+_THREADS = 32 + 2 * (os.cpu_count() or 1)  # of one process: each library has some for each core
 _ADDRESS_SPACE = 4 << 30  # bytes; what PyTorch, MLflow and the drawing of a report map is 3.7 GB
 
 
 def machine_fault(error: BaseException) -> MachineError | None:
     """The error for the user, where the machine and not the program is to blame; none where it is not known to be."""
     return next((found for cause in _causes(error) if (found := _fault(cause)) is not None), None)
+
+
+def mendable(error: BaseException) -> UserError | None:
+    """The error for the user where the user, or whoever keeps the machine, can mend it; none where it is ours."""
+    return error if isinstance(error, UserError) else machine_fault(error)
 
 
 def mend_of(number: int) -> str:
@@ -74,6 +82,54 @@ def check_memory() -> None:
             f"a process may take {allowed / 1e9:.1f} GB of address space here (`ulimit -v`), and PyTorch with its "
             f"libraries maps {_ADDRESS_SPACE / 1e9:.1f} GB; raise it, or lift it: `ulimit -v unlimited`"
         )
+
+
+def check_threads(needed: int = _THREADS, what: str = "PyTorch with its libraries") -> None:
+    """Make sure that so many more threads may be started: some libraries abort, and Ray waits, where they may not.
+
+    Args:
+        needed: threads, of all processes of this user together.
+        what: needs them.
+
+    Raises:
+        MachineError: where they may not.
+    """
+    enough = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(needed):
+            thread = threading.Thread(target=enough.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except RuntimeError:  # so Python says it
+        check_memory()  # a thread's stack takes some, too
+        raise MachineError(
+            f"only {len(started)} more threads can be started here, and {what} needs {needed}; let this user start "
+            "more processes and threads (`ulimit -u`, or the container's limit of them)"
+        ) from None
+    finally:
+        enough.set()
+        for thread in started:
+            thread.join()
+
+
+def check_handles(needed: int, what: str) -> None:
+    """Make sure that a process may open so many files, and let it where only the soft limit forbids it.
+
+    Args:
+        needed: files, pipes and sockets at once.
+        what: needs them.
+
+    Raises:
+        MachineError: where it may not.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != hard < needed:
+        raise MachineError(
+            f"a process may open {hard} files here, and {what} needs {needed}; let it open more (`ulimit -n 4096`)"
+        )
+    if resource.RLIM_INFINITY != soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def check_folder(folder: Path) -> None:
@@ -110,8 +166,8 @@ def _fault(error: BaseException) -> MachineError | None:
     if isinstance(error, OSError):
         number = error.errno if error.errno in _MENDS else _number(str(error))
         return None if number is None else _error(number, _where(error), _said(error))
-    # An ImportError is a library that cannot be mapped; safetensors, whose error has no other base, is heavy to import.
-    if isinstance(error, RuntimeError | ImportError) or type(error).__name__ == "SafetensorError":
+    # An ImportError is a library that cannot be mapped.
+    if isinstance(error, RuntimeError | ImportError) or type(error).__name__ in _OF_RUST:
         number = _number(str(error))
         return None if number is None else _error(number)
     return None
@@ -120,7 +176,7 @@ def _fault(error: BaseException) -> MachineError | None:
 def _number(text: str) -> int | None:
     """The system's number for what a text tells of, if it is one of those that have a mend."""
     if found := _NUMBER.search(text):
-        number = int(found[1] or found[2])
+        number = int(found[found.lastindex or 0])
         return number if number in _MENDS else None
     if found := _STRERROR.search(text):
         return next((number for number in _MENDS if os.strerror(number) == found[1].strip()), None)

@@ -106,9 +106,11 @@ class Meter:
         if self.first is None or not done:
             return ""
         since, steps = now - self.first[0], done - self.first[1]
-        seconds, steps, bound = (since, steps, "") if steps else (gone, done, "at most ")
-        left = f", {bound}{span(seconds / steps * (self.total - done))} left" if done < self.total else ""
-        return f"{span(gone)}, {_rate(steps, seconds)}{left}"
+        if done == self.total:
+            return f"{span(gone)}, {_rate(steps, since) if steps else _rate(done, gone)}"
+        if not steps:  # what came before the first, such as a start of Ray or other trainings, says nothing of the rest
+            return span(gone)
+        return f"{span(gone)}, {_rate(steps, since)}, {span(since / steps * (self.total - done))} left"
 
     def _show_bar(self, done: int, pace: str) -> None:
         if self._bar is None:

@@ -50,7 +50,11 @@ class Driver:
         stops = scheduler(sweep, epochs, trials)
         proposals = proposals_after(sweep, trials)
         asked, follow = Asked(sweep, trials, proposals), FollowTrials(sweep, trials, runs, epochs)
+        follow.run(lambda: self._all(stops, asked, follow, trials))
+
+    def _all(self, stops: Any, asked: Asked, follow: FollowTrials, trials: Trials) -> None:
         while True:
+            follow.on_step_begin(0, [])
             self.step()
             config = asked.suggest(str(len(asked.numbers)))
             if config == Searcher.FINISHED:

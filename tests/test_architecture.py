@@ -53,7 +53,7 @@ KNOWN_BY = {
     "mlflow": ["pipelines.tracking", "pipelines.serving.invocations"],
     "ray": [
         "pipelines.cluster",
-        "pipelines.sweeps.follow",
+        "pipelines.sweeps.beside",
         "pipelines.sweeps.search",
         "pipelines.sweeps.trials",
         "pipelines.sweeps.tuner",

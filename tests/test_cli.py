@@ -16,7 +16,7 @@ from tests.helpers import call
         (["run", "nowhere.yaml"], "cprfl: nowhere.yaml: configuration file not found"),
         (["evaluate", "CONFIG"], "no checkpoint here; `cprfl train CONFIG` writes one"),
         (["preprocess", "CONFIG", "--set", "dataset.splits.train=x.csv"], "x.csv: CSV file not found"),
-        (["predict", "outputs/nothing", "IMAGE"], "no checkpoint here"),
+        (["predict", "outputs/nothing", "IMAGE"], "no champion is registered"),
         (["predict", "models:/nothing@champion", "IMAGE"], "`cprfl ui` shows what is registered"),
         (["predict", "outputs/nothing", "nowhere.jpg"], "nowhere.jpg: file not found"),
         (["ui", "--output-dir", "nowhere"], "no MLflow store here"),

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,56 +15,25 @@ from cprfl.errors import TrackingError
 from cprfl.experiment import load
 from pipelines.stages import run as stages
 from pipelines.tracking.runs import metrics_sink
-from pipelines.tracking.store import answers, open_store
+from pipelines.tracking.store import open_store
 from tests.helpers import runs
+from tests.mlflow_server import MlflowServer
 
 EPOCHS = 40
 
 
-class Server:
-    """A real MLflow server on the loopback interface, which can be killed and started again."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.folder, self.uri, self.process = folder, f"http://127.0.0.1:{self.port}", None
-
-    def start(self) -> None:
-        command = [
-            sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
-            "--artifacts-destination", str(self.folder / "artifacts"), "--host", "127.0.0.1",
-            "--port", str(self.port), "--workers", "1",
-        ]  # fmt: skip
-        own = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        own.pop("MLFLOW_TRACKING_URI", None)
-        self.process = subprocess.Popen(
-            command, env=own, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 120
-        while not answers(self.uri):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-    def kill(self) -> None:
-        assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    found = Server(tmp_path)
+def server(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
+    found = MlflowServer(tmp_path, database)
     found.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", found.uri)
     yield found
-    if found.process is not None and found.process.poll() is None:
-        found.kill()
+    found.kill()
 
 
 @pytest.mark.slow
 def test_metrics_are_kept_while_the_server_is_gone_and_sent_when_it_is_back(
-    small_config: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    small_config: Path, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     experiment = load(small_config, [f"train.epochs={EPOCHS}"])
     store = open_store(experiment.output_dir)

@@ -35,7 +35,7 @@ def test_a_rate_is_measured_from_the_first_step_on(
     assert list(progress.progress(range(4), 4, "encoding")) == [0, 1, 2, 3]
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "encoding: 1/4, 100 s, 100.0 s each, at most 5 min left",
+        "encoding: 1/4, 100 s",
         "encoding: 2/4, 116 s, 16.0 s each, 32 s left",
         "encoding: 3/4, 2 min, 16.0 s each, 16 s left",
         "encoding: 4/4, 2 min, 11.0 s each",

@@ -53,8 +53,12 @@ class Lock:
 
     def say(self, text: str) -> None:
         """Leave a word for whoever waits; it is shown to people and read by nothing."""
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, text.encode(errors="replace"), 0)
+        try:
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, text.encode(errors="replace"), 0)
+        except OSError as error:
+            error.filename = str(self.path)  # or nobody knows where there is no room
+            raise
 
 
 def try_lock(path: Path, *, shared: bool = False) -> Lock | None:

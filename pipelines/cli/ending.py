@@ -21,21 +21,21 @@ def mistakes_told() -> Iterator[None]:
 
     With ``--verbose`` the traceback of the machine's faults is shown too.
     """
-    from cprfl.environment import machine_fault
-    from cprfl.errors import UserError
+    from cprfl.environment import check_threads, mendable
     from cprfl.progress import is_verbose
 
     try:
+        check_threads()
         yield
-    except UserError as error:
-        _end(error)
-    except Exception as error:
-        fault = machine_fault(error)
-        if fault is None:
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a panic in Rust is no Exception
+        told = mendable(error)
+        if told is None:
             raise
-        if is_verbose():
+        if told is not error and is_verbose():
             traceback.print_exc()
-        _end(fault)
+        _end(told)
 
 
 def check_places(experiment: Experiment) -> None:

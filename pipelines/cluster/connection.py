@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NoReturn
 
@@ -21,7 +21,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from cprfl.errors import ClusterError
 from cprfl.progress import goes_on, say
 from pipelines.background import is_left_behind, main_thread_raises, raise_in_main_thread
-from pipelines.cluster.joining import check_answers, check_guarded, resolved, watch
+from pipelines.cluster.joining import check_answers, check_guarded, is_loopback, resolved, watch
 from pipelines.cluster.local import LocalRay, on_loopback
 
 _SPINNING = "GOMP_SPINCOUNT"
@@ -157,7 +157,8 @@ def _join(address: str) -> None:
     check_guarded(found)
     check_answers(found)
     try:
-        _initialize(address, {})
+        with on_loopback() if is_loopback(found) else nullcontext():
+            _initialize(found, {})
     except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
         raise ClusterError(
             f"RAY_ADDRESS={address}: no Ray cluster answers there ({str(error).splitlines()[0]}); start one, "

@@ -37,6 +37,7 @@ from cprfl.feature_cache import ShardDone, ShardJob
 from cprfl.preparation import build_encoder
 from pipelines.background import in_thread
 from pipelines.cluster.connection import connect, failing_with_ray
+from pipelines.cluster.mistakes import mistakes_raised
 from pipelines.cluster.shared import check_shared
 
 Row = dict[str, Any]
@@ -124,7 +125,7 @@ def _execute(
 
 
 def _reported(stage: Callable[..., Row]) -> Callable[..., Row]:
-    """Let a user's mistake travel as part of the row: Ray Data drops the cause of what a stage raises."""
+    """Let what can be mended travel as part of the row: Ray Data drops the cause of what a stage raises."""
 
     @wraps(stage)
     def step(*arguments: Any, **options: Any) -> Row:
@@ -132,7 +133,8 @@ def _reported(stage: Callable[..., Row]) -> Callable[..., Row]:
         if row["error"]:
             return row
         try:
-            return stage(*arguments, **options)
+            with mistakes_raised():
+                return stage(*arguments, **options)
         except UserError as error:
             return row | {"error": json.dumps([type(error).__name__, str(error)])}
 

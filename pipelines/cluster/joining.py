@@ -25,6 +25,7 @@ _SAID = {
     grpc.StatusCode.UNAUTHENTICATED: "the Ray cluster there asks for another token than RAY_AUTH_TOKEN or none",
 }
 _LOOK = 5.0  # seconds between two looks whether it still does
+_PATIENCE = 20.0  # seconds in which its GCS may be started anew, unless Ray's own are set
 _RAYS_OWN = "RAY_gcs_rpc_server_reconnect_timeout_s"
 
 
@@ -36,7 +37,7 @@ def check_guarded(address: str) -> None:
     """
     if os.environ.get("RAY_AUTH_MODE", "disabled").lower() != "disabled" or os.environ.get(INSIST) == "1":
         return
-    if not _is_loopback(address):
+    if not is_loopback(address):
         raise ClusterError(
             f"RAY_ADDRESS={address}: without authentication, anybody on the network runs code there as you; start the "
             f"cluster with RAY_AUTH_MODE=token and give its token in RAY_AUTH_TOKEN, or set {INSIST}=1 where the "
@@ -75,6 +76,8 @@ def resolved(address: str) -> str:
         found = canonicalize_bootstrap_address(address)
     except (ConnectionError, ValueError) as error:
         raise ClusterError(f"RAY_ADDRESS={address}: {str(error).splitlines()[0]}; expected host:port") from None
+    if address != found and is_loopback(address) and not _accepts(str(found)) and _accepts(address):
+        return address  # of a cluster that listens there alone; Ray would look for it at this machine's own address
     if found is None:
         raise ClusterError(f"RAY_ADDRESS={address}: no Ray cluster runs on this machine; unset it to start one")
     return found
@@ -82,7 +85,7 @@ def resolved(address: str) -> str:
 
 def watch(address: str, on_loss: Callable[[str], None], stop: threading.Event) -> None:
     """Look whether the cluster still answers, and tell if it does not: earlier than Ray, which ends the process."""
-    patience = max(float(os.environ.get(_RAYS_OWN, 60)) - 3 * _LOOK, _LOOK)
+    patience = max(float(os.environ[_RAYS_OWN]) - 3 * _LOOK, _LOOK) if _RAYS_OWN in os.environ else _PATIENCE
     answered = time.monotonic()
     while not stop.wait(_LOOK):
         if _accepts(address):
@@ -101,7 +104,8 @@ def _accepts(address: str) -> bool:
     return True
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether an address is one of the loopback interface."""
     host = address.rpartition(":")[0].strip("[]")
     try:
         return ipaddress.ip_address(host).is_loopback

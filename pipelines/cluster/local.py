@@ -21,6 +21,7 @@ from typing import Any
 from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from cprfl.environment import check_handles, check_threads
 from cprfl.errors import ClusterError
 from cprfl.progress import say
 
@@ -32,6 +33,8 @@ _PREFIX = "cprfl-"
 _LONGEST = (107 if sys.platform == "linux" else 103) - 65 - 18
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 _ROOM = 50 * 2**20  # bytes of logs and sockets: Ray would wait for a process that cannot write them
+_HANDLES = 256  # files, pipes and sockets of each of its processes
+_THREADS = 300  # of all of them, about
 _MEND = "set RAY_TMPDIR to a folder of this machine with a short path that you can write to"
 
 
@@ -51,7 +54,10 @@ class LocalRay:
 
         Raises:
             ClusterError: where it does not start.
+            MachineError: where it would wait for what this user may not have.
         """
+        check_handles(_HANDLES, "Ray")
+        check_threads(_THREADS, "Ray")
         self._on_loss, self._stopping = on_loss, False
         self._news: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self.folder, lock = _new_folder()

@@ -10,6 +10,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from pipelines.cluster.connection import connect, failing_with_ray
+from pipelines.cluster.mistakes import mistakes_raised
 from pipelines.cluster.resources import cpus_of_tasks
 from pipelines.cluster.shared import check_shared
 
@@ -34,8 +35,9 @@ def run_tasks(
     check_shared(folder)
     each = cpus_of_tasks(len(arguments), gpu)
     # A process serves one call: what it held is not counted as the next one's memory, nor kept.
-    remote: Any = ray.remote(num_cpus=each, num_gpus=1 if gpu else 0, max_retries=0, max_calls=1)(work)
-    pending = {remote.remote(argument): number for number, argument in enumerate(arguments)}
+    remote: Any = ray.remote(num_cpus=each, num_gpus=1 if gpu else 0, max_retries=0, max_calls=1)(_call)
+    remote = remote.options(name=work.__name__)
+    pending = {remote.remote(work, argument): number for number, argument in enumerate(arguments)}
     while pending:
         with failing_with_ray():
             ended, _ = ray.wait(list(pending), num_returns=1, timeout=_LOOK)
@@ -44,6 +46,11 @@ def run_tasks(
         (done,) = ended
         number = pending.pop(done)
         yield number, _outcome(done)
+
+
+def _call(work: Callable[[Any], Any], argument: Any) -> Any:
+    with mistakes_raised():
+        return work(argument)
 
 
 def has_gpus() -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,9 +23,8 @@ from ray.train import (
 from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.config import LoggingConfig
 
-from cprfl import errors
-from cprfl.data.files import write_json
-from cprfl.errors import ClusterError, UserError
+from cprfl.environment import mendable
+from cprfl.errors import ClusterError
 from cprfl.evaluation.decisions import Decisions
 from cprfl.experiment import Experiment
 from cprfl.inference.deciding import decide
@@ -36,13 +34,12 @@ from cprfl.training.checkpoint import load_info
 from cprfl.training.loop import Worker
 from pipelines.cluster.connection import connect, failing_with_ray
 from pipelines.cluster.meeting import torch_config
+from pipelines.cluster.mistakes import NoOtherTry, mistakes_raised
 from pipelines.cluster.resources import scaling
 from pipelines.cluster.shared import check_shared
 from pipelines.cluster.snapshot import SCORE, mend_snapshot
 from pipelines.cluster.tasks import has_gpus, run_tasks
 from pipelines.tracking.sink import MetricsSink
-
-_MISTAKE = "mistake.json"
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,6 @@ class _Task:
     experiment: dict[str, Any]
     prepared: dict[str, Any]
     sink: dict[str, str] | None
-    folder: str
     start: str | None
 
 
@@ -105,10 +101,7 @@ def _decide(task: dict[str, Any]) -> None:
 
 
 def fit_trainer(trainer: TorchTrainer, folder: Path) -> Result:
-    """Train; what a worker raised is raised here.
-
-    Ray starts a group anew whatever ended it. A user's mistake would only come again, so the worker writes it down, and
-    the group that is started anew ends at once.
+    """Train; what a worker raised that the user can mend is raised here.
 
     Args:
         trainer: of `torch_trainer`.
@@ -118,29 +111,28 @@ def fit_trainer(trainer: TorchTrainer, folder: Path) -> Result:
         UserError: what the user can mend.
         ClusterError: where workers or nodes died too often, or none came in their place.
     """
-    mistake = folder / _MISTAKE
-    mistake.unlink(missing_ok=True)
     try:
         with failing_with_ray():
-            result = trainer.fit()
+            return trainer.fit()
     except WorkerGroupError as error:
         died = [failure for failure in error.worker_failures.values() if isinstance(failure, RayActorError)]
-        if not mistake.exists() and not died:
+        if not died:
             raise
-        if not mistake.exists():
-            raise ClusterError(
-                "workers died more often than resources.max_failures allows (the last: "
-                f"{str(died[0]).strip().splitlines()[0]}); the same command goes on from the last checkpoint"
-            ) from None
-    except ControllerError as error:
         raise ClusterError(
-            f"no other worker came in place of one that died ({str(error).strip().splitlines()[0]}); with enough "
-            "nodes, the same command goes on from the last checkpoint"
+            "workers died more often than resources.max_failures allows (the last: "
+            f"{_first_line(died[0])}); the same command goes on from the last checkpoint in {folder}"
         ) from None
-    if mistake.exists():
-        raised = json.loads(mistake.read_text())
-        raise getattr(errors, raised["kind"])(raised["message"])
-    return result
+    except ControllerError as error:
+        if (mistake := mendable(error.controller_failure)) is not None:
+            raise mistake from None
+        raise ClusterError(
+            f"no other worker came in place of one that died ({_first_line(error.controller_failure)}); with enough "
+            f"nodes, the same command goes on from the last checkpoint in {folder}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def torch_trainer(
@@ -159,7 +151,7 @@ def torch_trainer(
     """
     mend_snapshot(experiment, Path(storage) / name)
     sent = asdict(sink) if sink else None
-    task = _Task(experiment.model_dump(mode="json"), prepared.record, sent, f"{storage}/{name}", start)
+    task = _Task(experiment.model_dump(mode="json"), prepared.record, sent, start)
     return TorchTrainer(
         _train_worker,
         train_loop_config=asdict(task),
@@ -171,21 +163,14 @@ def torch_trainer(
             failure_config=FailureConfig(max_failures=experiment.resources.max_failures, controller_failure_limit=1),
             checkpoint_config=CheckpointConfig(num_to_keep=1, checkpoint_score_attribute=SCORE),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=list(callbacks),
+            callbacks=[NoOtherTry(), *callbacks],
         ),
     )
 
 
 def _train_worker(task: dict[str, Any]) -> None:
-    """One worker: train, unless the group before it met a user's mistake; write that down."""
-    mistake = Path(task["folder"]) / _MISTAKE
-    if mistake.exists():
-        return
-    try:
+    with mistakes_raised():
         _fit_worker(task)
-    except UserError as error:
-        write_json(mistake, {"kind": type(error).__name__, "message": str(error)})
-        raise
 
 
 def _fit_worker(task: dict[str, Any]) -> None:

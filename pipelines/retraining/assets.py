@@ -48,12 +48,12 @@ from pipelines.retraining.retrain import (
     evaluate_challenger,
     finish_decisions,
     place_of,
-    read_standing,
     train_challenger,
     trained_challenger,
 )
 from pipelines.retraining.schedules import UI_PORT, ScheduleConfig
 from pipelines.retraining.shown import bars, beside_the_champion, check_name, check_results
+from pipelines.stages.champion import read_standing
 from pipelines.stages.check import check
 from pipelines.stages.places import RETRAINING
 from pipelines.stages.report import REPORT

@@ -21,8 +21,8 @@ from cprfl.progress import say
 from cprfl.training.checkpoint import load_info
 from pipelines.lock import one_at_a_time
 from pipelines.retraining.request import Request, make_request
-from pipelines.stages.champion import Standing, check_champion, stand_beside_champion
-from pipelines.stages.places import CHALLENGER, COMPARISON, RETRAINING, adopt, begin, finish_adoption
+from pipelines.stages.champion import Standing, check_champion, read_standing, stand_beside_champion
+from pipelines.stages.places import CHALLENGER, RETRAINING, adopt, begin, finish_adoption
 from pipelines.stages.report import write_report
 from pipelines.stages.train import evaluate as evaluate_in_run
 from pipelines.stages.train import prepare_chain, train, trained_run, training_run
@@ -217,12 +217,6 @@ def decide(store: Store, challenger: Challenger, request: Request) -> Retraining
     if verdict.decision != "kept":
         adopt(experiment)
     return _concluded(store, request.experiment, verdict)
-
-
-def read_standing(experiment: Experiment) -> Standing | None:
-    """How the evaluated model in the experiment's place stands beside the champion, if there was one."""
-    path = experiment.folder / COMPARISON
-    return Standing.read(path) if path.exists() else None
 
 
 def _concluded(store: Store, experiment: Experiment, verdict: Verdict) -> Retraining:

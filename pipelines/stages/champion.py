@@ -121,6 +121,12 @@ def check_champion(store: Store, name: str) -> None:
             ) from None
 
 
+def read_standing(experiment: Experiment) -> Standing | None:
+    """How the evaluated model in the experiment's place stands beside the champion, if there was one."""
+    path = experiment.folder / COMPARISON
+    return Standing.read(path) if path.exists() else None
+
+
 def stand_beside_champion(store: Store, experiment: Experiment, prepared: Prepared, run: Run) -> Standing | None:
     """Compare an evaluated model with the present champion on its test images.
 

@@ -14,6 +14,7 @@ from cprfl.data.locks import Lock
 from cprfl.data.storage import Folder
 from cprfl.errors import DatasetError, FeatureStoreError
 from cprfl.preparation import CHECKPOINT, MANIFEST, PREPARED, read_preparation
+from cprfl.words import counted
 
 
 @dataclass(frozen=True)
@@ -113,17 +114,19 @@ def verify(cache: Cache, keys: Collection[str] = ()) -> int:
             item.store.verify()
         except FeatureStoreError as error:
             wrong.append(str(error))
+    sound = len(stores) - len(wrong)
     if wrong:
-        raise FeatureStoreError("\n".join(wrong))
-    return len(stores)
+        others = [f"{counted(sound, 'other store')} {'is' if sound == 1 else 'are'} sound"] if sound else []
+        raise FeatureStoreError("\n".join([*wrong, *others]))
+    return sound
 
 
 def prune(cache: Cache, keys: Collection[str] = (), *, unused: bool = False) -> Pruned:
     """Remove damaged shards, foreign files and what is no store; with ``unused`` also stores that nobody uses.
 
-    A store that another process fills or reads stays as it is. Shards of one that is not finished are kept:
-    preprocessing goes on with them. Whether nobody uses a store can not be known where it is not finished, or where
-    an experiment does not say which it uses; such a one goes only where it is named.
+    A folder without a whole shard is no store. A store that another process fills or reads stays as it is. Shards of
+    one that is not finished are kept: preprocessing goes on with them. Whether nobody uses a store can not be known
+    where it is not finished, or where an experiment does not say which it uses; such a one goes only where it is named.
 
     Args:
         cache: what there is.
@@ -147,14 +150,23 @@ def prune(cache: Cache, keys: Collection[str] = (), *, unused: bool = False) -> 
                 item.folder.remove_all()
                 result.removed.append(item.folder.uri)
                 continue
-            names = item.store.prune() if isinstance(item.store, FeatureStore) else prune_unfinished(item.folder)
+            names = item.store.prune() if isinstance(item.store, FeatureStore) else _prune_unfinished(item)
         finally:
             if item.lock is not None:
                 item.lock.share()
-        result.removed.extend(f"{item.folder.uri}/{name}" for name in names)
+        result.removed.extend(f"{item.folder.uri}/{name}".rstrip("/") for name in names)
         if doubt is not None:
             result.kept.append(f"{item.folder.uri}: {doubt}")
     return result
+
+
+def _prune_unfinished(item: Cached) -> list[str]:
+    """Remove all but whole shards, and the folder where there is none; a storage without locks may be being filled."""
+    names = prune_unfinished(item.folder)
+    if item.lock is not None and not shard_numbers(item.folder):
+        item.folder.remove_all()
+        return [""]
+    return names
 
 
 def _doubt(item: Cached, cache: Cache, *, named: bool) -> str | None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ray import tune as ray_tune
-
 from cprfl.progress import say, span, stand
 from cprfl.words import counted
+from pipelines.sweeps.beside import TuneBeside, heard
 from pipelines.sweeps.config import SweepConfig
 from pipelines.sweeps.record import Trials
 from pipelines.sweeps.search import CHECKPOINT, MISTAKE, finite, number_of, settings_of
@@ -16,9 +15,10 @@ from pipelines.tracking.sweeps import TrialRuns
 from pipelines.tracking.titles import in_short
 
 _SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_FOR_NEWS = 2.0  # in which it is known that Ray is lost, where its processes die
 
 
-class FollowTrials(ray_tune.Callback):
+class FollowTrials(TuneBeside):
     """Writes down what Tune tells of a sweep's trials, and says it.
 
     Args:
@@ -29,14 +29,16 @@ class FollowTrials(ray_tune.Callback):
     """
 
     def __init__(self, sweep: SweepConfig, trials: Trials, runs: TrialRuns, epochs: int) -> None:
+        super().__init__()
         self.sweep, self.trials, self.runs, self.epochs = sweep, trials, runs, epochs
-        self.said = self.start = time.monotonic()
+        self.said = time.monotonic()
         self.part = {trial.number: 1.0 for trial in trials if trial.status != "running"}  # how much of each is done
-        self.before = len(self.part)  # what an interrupted sweep has done took no time of this process
+        self.first: tuple[float, float] | None = None  # when was heard of an epoch first, and what was done by then
         self.begun = {trial.number for trial in trials}
         self.deaths: dict[int, int] = {}
         self._stand()
 
+    @heard
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Open the trial's run and say what it tries."""
         number = number_of(trial)
@@ -45,6 +47,7 @@ class FollowTrials(ray_tune.Callback):
             self.begun.add(number)
             self._say(number, in_short(settings_of(trial)))
 
+    @heard
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -55,11 +58,14 @@ class FollowTrials(ray_tune.Callback):
         self.trials.report(number, epoch, metrics, settings_of(trial), result.get(CHECKPOINT))
         self._mirror(number)
         self.part[number] = min(epoch / self._whole(trial), 0.999)
+        if self.first is None:
+            self.first = time.monotonic(), sum(self.part.values())
         if time.monotonic() - self.said > _SECONDS_BETWEEN_LINES:
             found = metrics.get(self.sweep.metric)
             reached = f", {self._metric(found)}" if found is not None else ""
             self._say(number, f"epoch {epoch} of {self._whole(trial)}{reached}{self._standing()}")
 
+    @heard
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the trial's run and say what came of it."""
         number, last = number_of(trial), trial.last_result
@@ -77,6 +83,7 @@ class FollowTrials(ray_tune.Callback):
         where = f", stopped after epoch {epoch} of {self._whole(trial)}" if stopped else ""
         self._say(number, f"{self._metric(value)}{where}{self._standing()}")
 
+    @heard
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Say that a trial's process died."""
         number = number_of(trial)
@@ -84,7 +91,12 @@ class FollowTrials(ray_tune.Callback):
         self._say(number, "its process died; it is started again")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close the run of a trial whose process died too often."""
+        """Close the run of a trial whose process died too often; if Ray is lost, it is known by then."""
+        if not self.left.wait(_SECONDS_FOR_NEWS):
+            self._died(trial)
+
+    @heard
+    def _died(self, trial: Any) -> None:
         times = self.deaths.get(number_of(trial), 0) + 1
         self._failed(trial, f"its process died {counted(times, 'time')} (killed, or out of memory?)")
 
@@ -121,10 +133,13 @@ class FollowTrials(ray_tune.Callback):
         return found + self._left()
 
     def _left(self) -> str:
-        """Time that what is left of the trials will take, if it takes as long as what was done in this process."""
+        """Time that what is left of the trials will take, at the rate since the first epoch: Ray's start is none."""
+        if self.first is None:
+            return ""
+        begun, before = self.first
         done = sum(self.part.values())
-        since, left = done - self.before, self.sweep.trials - done
-        return f"; {span((time.monotonic() - self.start) / since * left)} left" if left > 0 and since > 0 else ""
+        since, left = done - before, self.sweep.trials - done
+        return f"; {span((time.monotonic() - begun) / since * left)} left" if left > 0 and since > 0 else ""
 
     def _say(self, number: int, what: str) -> None:
         self.said = time.monotonic()

@@ -14,7 +14,7 @@ import ray.tune
 from ray.train import ScalingConfig
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from cprfl.errors import UserError
+from cprfl.environment import mendable
 from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared, read_prepared
 from cprfl.recipe import Epoch, local_worker, run_training, train_in
@@ -36,8 +36,9 @@ def train_trial(params: dict[str, Any], context: dict[str, Any]) -> None:
     try:
         _train_as_asked({name: value for name, value in params.items() if name != NUMBER}, context)
     except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        if not isinstance(error, UserError):  # ours
+        known = mendable(error)
+        reason = f"{type(known or error).__name__}: {known or error}"
+        if known is None:  # ours
             reason = f"{reason}\n{traceback.format_exc()}"
         ray.tune.report({MISTAKE: reason, "epoch": 0})
 

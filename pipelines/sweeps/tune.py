@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from cprfl import recipe
 from cprfl.data.files import fingerprint, write_text
 from cprfl.data.long_tail import hold_out
 from cprfl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
@@ -17,19 +18,21 @@ from cprfl.data.stratify import stratify
 from cprfl.errors import DatasetError, SweepError
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
+from cprfl.inference.scoring import EVALUATION
 from cprfl.preparation import Prepared
 from cprfl.progress import go_on_with, say
 from cprfl.reading import read_data
 from pipelines.lock import one_at_a_time
 from pipelines.request import request_key
-from pipelines.stages.champion import Standing, check_champion, stand_beside_champion
+from pipelines.stages.champion import Standing, check_champion, read_standing, stand_beside_champion
 from pipelines.stages.places import TUNED, begin
 from pipelines.stages.report import write_report
-from pipelines.stages.train import evaluate, prepare_chain, train, training_run
+from pipelines.stages.train import evaluate, prepare_chain, train, trained_run, training_run
 from pipelines.sweeps.config import SweepConfig, trial_experiment
 from pipelines.sweeps.record import Trials
+from pipelines.tracking.notes import SWEEP_RUN
 from pipelines.tracking.registry import accept_first, register
-from pipelines.tracking.runs import open_run
+from pipelines.tracking.runs import has_ended_well, open_run
 from pipelines.tracking.store import Store, open_store
 from pipelines.tracking.sweeps import TrialRuns, log_sweep, sweep_run
 from pipelines.tracking.titles import in_short
@@ -37,6 +40,7 @@ from pipelines.tracking.titles import in_short
 BEST, _SWEEP, _DONE = "best.yaml", "sweep.yaml", "done"
 _SWEEPS = "sweeps"  # below outputs/<name>, a folder for each
 _RECORD = "record"  # below that, a file for each trial
+_WINNER = {"sweep": "winner"}  # tag of its run
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,12 @@ def _train_winner(
     """
     tuned, asked = experiment.placed(TUNED), experiment.placed(f"{_SWEEPS}/{sweep.name}")
     prepared = prepare_chain(store, asked, manifest, needs=[TEST])
+    if _has_trained_winner(store, tuned, prepared, sweep):
+        say(f"{experiment.name}: the winner is trained")
+        recipe.remove_resumable(tuned, prepared)
+        return Evaluation.read(tuned.folder / EVALUATION), read_standing(tuned)
     begin(tuned, prepared, asked.folder)
-    with training_run(store, tuned, prepared, {"sweep": "winner"}) as run:
+    with training_run(store, tuned, prepared, _WINNER) as run:
         checkpoint = train(tuned, prepared, run)
         evaluation = evaluate(tuned, prepared, checkpoint, run)
         standing = stand_beside_champion(store, tuned, prepared, run)
@@ -104,6 +112,15 @@ def _train_winner(
         say(f"registered {tuned.name}, version {version}")
         write_report(tuned, prepared, run)
     return evaluation, standing
+
+
+def _has_trained_winner(store: Store, tuned: Experiment, prepared: Prepared, sweep: Path) -> bool:
+    """Whether just this sweep's winner went through all of it, and only the note of that is missing."""
+    origin = sweep_run(store, tuned.name, sweep.name)
+    if origin is None or not (tuned.folder / EVALUATION).exists() or not recipe.is_trained(tuned, prepared):
+        return False
+    run_id = trained_run(store, tuned, {**_WINNER, SWEEP_RUN: origin})
+    return run_id is not None and has_ended_well(store, run_id)
 
 
 def mark_winner_trained(experiment: Experiment) -> None:
@@ -133,14 +150,14 @@ def search(
     """
     folder = _folder(experiment, sweep, resume)
     trials = Trials(folder / _RECORD)
-    best = trials.best(sweep.metric)
-    if best is not None and trials.ended(sweep.trials) and (folder / BEST).exists():
+    best, earlier = trials.best(sweep.metric), sweep_run(store, experiment.name, folder.name)
+    written = earlier is not None and (folder / BEST).exists() and has_ended_well(store, earlier)
+    if best is not None and trials.ended(sweep.trials) and written:
         return best.settings, best.last(sweep.metric)  # only the winner's training was interrupted
     # Once, before the trials; also what only the winner will need, which would be missed after them.
     tried = trial_experiment(experiment, sweep, {}).placed(f"{_SWEEPS}/{folder.name}")
     prepared = prepare_chain(store, tried, manifest, needs=[TEST])
     parts = _folds(prepared, sweep.folds, experiment.seed, folder) if sweep.folds else [prepared]
-    earlier = sweep_run(store, experiment.name, folder.name)
     with open_run(store, experiment, run_id=earlier, tags={"sweep": folder.name}, own_metrics=False) as run:
         run.log_json(sweep.model_dump(mode="json", exclude_none=True), "sweep.yaml")
         runs = TrialRuns(run)

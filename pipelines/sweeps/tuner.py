@@ -49,34 +49,45 @@ def run_trials(
         return
     place = folder / "tune"
     shutil.rmtree(place, ignore_errors=True)  # of an earlier process
-    tuner = ray_tune.Tuner(
-        ray_tune.with_resources(
-            ray_tune.with_parameters(train_trial, context=_context(experiment, sweep, parts, folder, trials)),
-            _resources_per_trial(sweep, here, experiment.resources.gpu),
-        ),
+    follow = FollowTrials(sweep, trials, runs, experiment.epochs)
+
+    def fit() -> None:
+        context = _context(experiment, sweep, parts, folder, trials)
+        share = _resources_per_trial(sweep, here, experiment.resources.gpu)
+        trainable = ray_tune.with_resources(ray_tune.with_parameters(train_trial, context=context), share)
+        with nullcontext() if here else abandoned_workers_freed():
+            _tuner(trainable, experiment, sweep, asked, stops, left, place, follow).fit()
+
+    follow.run(fit)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _tuner(
+    trainable: Any, experiment: Experiment, sweep: SweepConfig, asked: Any, stops: Any, left: int, place: Path,
+    follow: FollowTrials,
+) -> ray_tune.Tuner:  # fmt: skip
+    population = sweep.scheduler == "pbt"
+    return ray_tune.Tuner(
+        trainable,
         param_space={**space(sweep), NUMBER: ray_tune.choice([0])} if population else None,
         tune_config=ray_tune.TuneConfig(
             num_samples=left, search_alg=asked, scheduler=stops,
             max_concurrent_trials=None if population else sweep.max_concurrent,
             # Starting a process, which imports torch, takes longer than a small training. A training of Ray Train's
             # that is stopped ends with the process that waits for it, except between the turns of a population.
-            reuse_actors=here or population,
+            reuse_actors=experiment.resources.in_this_process or population,
             trial_name_creator=name_of, trial_dirname_creator=name_of,
         ),
         run_config=ray_tune.RunConfig(
             name=uuid.uuid4().hex, storage_path=str(place), verbose=0, progress_reporter=None,
             failure_config=ray_tune.FailureConfig(max_failures=experiment.resources.max_failures),
-            callbacks=[FollowTrials(sweep, trials, runs, experiment.epochs)],
+            callbacks=[follow],
         ),
     )  # fmt: skip
-    with nullcontext() if here else abandoned_workers_freed():
-        tuner.fit()
-    shutil.rmtree(place, ignore_errors=True)
 
 
 def _set_tune_up() -> None:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C is raised here
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a trial that failed says so in place of a metric
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
     os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "86400"  # of what nobody reads

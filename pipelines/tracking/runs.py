@@ -17,8 +17,7 @@ from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 
 from cprfl.data.manifest import TEST, Manifest
-from cprfl.environment import machine_fault
-from cprfl.errors import UserError
+from cprfl.environment import mendable
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.progress import standing
@@ -140,7 +139,7 @@ def _described(run_id: str) -> Iterator[None]:
         mlflow.end_run("KILLED")
         raise
     except Exception as error:
-        known = error if isinstance(error, UserError) else machine_fault(error)
+        known = mendable(error)
         if known is not None:
             mlflow.set_tag(FAILURE, f"failed: {str(known).splitlines()[0]}"[:5000])
             describe(run_id)

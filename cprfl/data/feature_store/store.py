@@ -273,7 +273,9 @@ def _read_description(folder: Folder) -> dict[str, Any]:
     """What ``store.json`` says of a store that is finished."""
     uri, files = folder.uri, folder.files()
     if DESCRIPTION not in files:
-        raise FeatureStoreError(f"{uri}: no finished feature store here; `cprfl preprocess CONFIG` makes it")
+        raise FeatureStoreError(
+            f"{uri}: no finished feature store here; `cprfl preprocess CONFIG` makes or finishes it"
+        )
     try:
         description = dict(json.loads(folder.read(DESCRIPTION)))
     except (ValueError, TypeError) as error:
