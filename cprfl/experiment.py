@@ -274,9 +274,7 @@ class Experiment(Config):
             for section in sections:
                 place = place.setdefault(section, {})
             place[last] = value
-        return validate(Experiment, merge(self.model_dump(mode="json"), changes), source="settings").placed(
-            self._place
-        )
+        return validate(Experiment, merge(self.model_dump(mode="json"), changes), source="settings").placed(self._place)
 
 
 def experiment_of(info: CheckpointInfo, folder: Path) -> Experiment:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import difflib
 import sys
+from itertools import chain
 from pathlib import Path
+
+import numpy as np
 
 from cprfl import progress
 from cprfl.data.checks import same_bytes
@@ -60,7 +63,8 @@ def read_data(experiment: Experiment, *, say: bool = True) -> Manifest:
 
 def _misspelt(manifest: Manifest) -> list[str]:
     """That a class of one or two images has nearly the name of a class of many, if any has."""
-    counts = (manifest.targets() > 0).sum(axis=0)
+    shown = np.fromiter(chain.from_iterable(manifest.labels), dtype=np.int64)
+    counts = np.bincount(shown, minlength=len(manifest.class_names))
     frequent = [name for name, count in zip(manifest.class_names, counts, strict=True) if count >= _MANY]
     found = []
     for name, count in zip(manifest.class_names, counts, strict=True):

@@ -53,7 +53,7 @@ def test_calibration_finds_slope_and_level_again() -> None:
     assert not intercept_C.any()
     members = {"all": np.array([0, 1])}
     before, after = (
-        calibration_error(reliability(read.probabilities(logits), targets, members)["total"])
+        calibration_error(reliability(read, logits, targets, members)["total"].table())
         for read in (Decisions.unfitted(["a", "b"]), fit(logits, targets))
     )
     assert after < 1 < before

@@ -123,3 +123,16 @@ def test_what_is_unknown_is_neither_a_false_positive_nor_a_miss() -> None:
     assert [(one.class_name, one.images) for one in found.shown_instead] == []
     (missed,) = confusions([1], targets, ~found_NC, targets, ("a", "b"))
     assert (missed.false_positives, missed.misses) == (0, 3)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000), st.integers(1, 3))
+def test_no_average_precision_is_said_to_lie_where_none_can(seed: int, positives: int) -> None:
+    """Where positives are few, what ties add to the resamples is more than the value itself."""
+    rng = np.random.default_rng(seed)
+    targets = np.zeros((40, 1))
+    targets[:positives] = 1
+    found = bootstrap({"model": rng.normal(size=(40, 1))}, targets, {"total": np.array([0])})
+    for interval in (found.mean("model"), *found.classes("model")):
+        assert interval is not None
+        assert 0 <= interval.low <= interval.value <= interval.high <= 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from cprfl.experiment import Experiment, load
 from cprfl.reading import SAME_CONTENT
 from cprfl.report.checks.base import CODES, Check, Seen
 from cprfl.report.checks.every import ORDER, model_checks
+from cprfl.report.checks.overfitting import narrowing
 from cprfl.report.model.worst import worst_classes
+from tests.every_method import METHODS
 from tests.helpers import call
 from tests.made_results import images, made_results
 
@@ -194,3 +197,11 @@ def test_the_command_prints_plainly_and_is_strict_when_asked(
     assert status == 1
     assert {one["code"] for one in json.loads(printed)} == set(CODES)
     assert [one["code"] for one in json.loads(printed)] == [one.code for one in model_checks(Seen(results))]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_narrows_the_gap_is_a_setting_that_the_method_has(method: str, experiment: Experiment) -> None:
+    ways = narrowing(experiment.model_copy(update={"model": METHODS[method]}))
+    for section, setting in re.findall(r"\b([a-z]+)\.([a-z_]+)", ", ".join(ways)):
+        assert setting in type(getattr(experiment, section) if section != "model" else METHODS[method]).model_fields
+    assert ways

@@ -23,6 +23,7 @@ from cprfl.errors import CheckpointError
 from cprfl.evaluation.decisions import Decisions
 from cprfl.evaluation.metrics import Evaluation, average_precision, write_predictions
 from cprfl.experiment import load
+from cprfl.inference.predictor import load_method
 from cprfl.inference.scoring import evaluate_checkpoint
 from cprfl.preparation import Prepared, prepare
 from cprfl.recipe import train
@@ -215,7 +216,8 @@ def test_the_page_fits_a_phone(report: ModelReport, tmp_path: Path) -> None:
 def test_a_method_without_attention_says_so_once(
     report: ModelReport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cprfl.report.model.heat.attention_of_method", lambda *_: None)
+    method, _ = load_method(report.results.checkpoint)
+    monkeypatch.setattr(type(method), "attention", lambda *_: None)
     write_page(report, tmp_path / "page.html")
     assert (
         Elements((tmp_path / "page.html").read_text(encoding="utf-8")).words.count("Where it looks is not shown") == 1

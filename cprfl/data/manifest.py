@@ -112,13 +112,14 @@ class Manifest:
         """The rows of one split."""
         return self.select(np.flatnonzero(np.array(self.splits, dtype=str) == name))
 
-    def targets(self) -> np.ndarray:
-        """Multi-hot targets, float32 [n, c]; NaN where nobody knows."""
-        targets = np.zeros((len(self), len(self.class_names)), dtype=np.float32)
-        for row, labels in enumerate(self.labels):
-            targets[row, list(labels)] = 1
-        for row, labels in enumerate(self.unknown):
-            targets[row, list(labels)] = np.nan
+    def targets(self, rows: Sequence[int] | None = None) -> np.ndarray:
+        """Multi-hot targets of the images, or of those in these rows, float32 [n, c]; NaN where nobody knows."""
+        rows = range(len(self)) if rows is None else rows
+        targets = np.zeros((len(rows), len(self.class_names)), dtype=np.float32)
+        for place, row in enumerate(rows):
+            targets[place, list(self.labels[row])] = 1
+            if self.unknown:
+                targets[place, list(self.unknown[row])] = np.nan
         return targets
 
     @cached_property

@@ -11,10 +11,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cprfl.evaluation.blocks import row_blocks
+
 FIRST = 30  # false positives that are looked at, those of the highest scores
 _SHOWN = 5  # classes that are named
 _FEWEST = 2  # images that two classes must share before anything is said of it
-_BLOCK = 4096  # images that are counted at a time
 _SURE = 3.0  # standard deviations above chance: of many classes, some are above it by chance
 
 
@@ -123,13 +124,13 @@ def _count(labels: Sequence[int], found_NC: np.ndarray, targets_NC: np.ndarray) 
     num_classes, of = targets_NC.shape[1], list(labels)
     pairs_3LC = np.zeros((3, len(of), num_classes))
     with_L, missed_L, falsely_C = np.zeros(len(of)), np.zeros(len(of)), np.zeros(num_classes)
-    for start in range(0, len(targets_NC), _BLOCK):
-        found_BC, targets_BC = found_NC[start : start + _BLOCK], targets_NC[start : start + _BLOCK]
+    for rows in row_blocks(targets_NC.shape):
+        found_BC, targets_BC = found_NC[rows], targets_NC[rows]
         shown_BC, falsely_BC = targets_BC == 1, found_BC & (targets_BC == 0)
         missed_BL = shown_BC[:, of] & ~found_BC[:, of]
-        rows = (shown_BC[:, of], targets_BC[:, of] == 0, missed_BL)
-        for pairs_LC, row_BL, seen_BC in zip(pairs_3LC, rows, (shown_BC, shown_BC, falsely_BC), strict=True):
-            pairs_LC += row_BL.T.astype(np.float32) @ seen_BC.astype(np.float32)
+        of_these = (shown_BC[:, of], targets_BC[:, of] == 0, missed_BL)
+        for pairs_LC, these_BL, seen_BC in zip(pairs_3LC, of_these, (shown_BC, shown_BC, falsely_BC), strict=True):
+            pairs_LC += these_BL.T.astype(np.float32) @ seen_BC.astype(np.float32)
         with_L += shown_BC[:, of].sum(axis=0)
         missed_L += missed_BL.sum(axis=0)
         falsely_C += falsely_BC.sum(axis=0)

@@ -16,6 +16,7 @@ from cprfl.data.files import read_record, write_record
 from cprfl.data.long_tail import class_counts, groups
 from cprfl.data.manifest import TEST, VALIDATION, Manifest
 from cprfl.errors import CheckpointError
+from cprfl.evaluation.blocks import row_blocks
 from cprfl.evaluation.calibration import Calibration, calibrate
 from cprfl.evaluation.metrics import predicted_images, read_predictions
 from cprfl.evaluation.thresholds import Goal, choose_one, choose_thresholds
@@ -118,11 +119,22 @@ class Decisions:
 
     def probabilities(self, logits_NC: np.ndarray) -> np.ndarray:
         """Probabilities, float32 [N, C]; within a class they rank images as the logits do."""
-        return np.asarray(expit(self.slope_C * logits_NC + self.intercept_C), dtype=np.float32)
+        probability_NC = np.empty(logits_NC.shape, dtype=np.float32)
+        for rows in row_blocks(logits_NC.shape):
+            probability_NC[rows] = expit(self.slope_C * logits_NC[rows] + self.intercept_C)
+        return probability_NC
 
     def found(self, logits_NC: np.ndarray) -> np.ndarray:
         """Whether an image counts as showing a class, bool [N, C]."""
-        return self.probabilities(logits_NC) >= self.threshold_C.astype(np.float32)
+        found_NC = np.empty(logits_NC.shape, dtype=bool)
+        for rows in row_blocks(logits_NC.shape):
+            found_NC[rows] = self.probabilities(logits_NC[rows]) >= self.threshold_C.astype(np.float32)
+        return found_NC
+
+    def of_class(self, label: int, logits_N: np.ndarray) -> np.ndarray:
+        """Probabilities, float32 [N], of one class: a column of `probabilities`."""
+        probability_N: np.ndarray = expit(self.slope_C[label] * logits_N + self.intercept_C[label]).astype(np.float32)
+        return probability_N
 
     def write(self, checkpoint: Path) -> None:
         """Write into a checkpoint's folder."""
@@ -168,7 +180,7 @@ def fit_decisions(checkpoint: Path, manifest: Manifest, config: DecisionsConfig)
         unfitted.write(checkpoint)
         return unfitted
     row = {image_id: number for number, image_id in enumerate(manifest.image_ids)}
-    targets_NC = manifest.select(np.array([row[name] for name in ids])).targets()
+    targets_NC = manifest.select(np.array([row[name] for name in ids])).targets().astype(np.float16)  # 0, 1 or NaN
     members = groups(class_counts(manifest), manifest.groups.head, manifest.groups.tail)
     validated = all(listed[name] == VALIDATION for name in ids)
     source = f"{len(ids)} validation images" if validated else f"{len(ids)} training images, held out fold by fold"

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
+from cprfl.evaluation.blocks import columns
+
 RESAMPLES = 200
 _LEVEL = 0.95
 _AT_A_TIME = 2**23  # weights that are held at once
@@ -65,7 +67,7 @@ class Bootstrap:
     def mean(self, model: str, group: str = "total") -> Interval | None:
         """A model's mean over the classes of a group; none where the images show none of them."""
         number, classes = self.models.index(model), self.groups[group]
-        return _interval(means(self.precision_MC[number, classes]), means(self.resampled_MSC[number][:, classes]))
+        return _interval(means(self.precision_MC[number, classes]), means(self.resampled_MSC[number][:, classes]), 0)
 
     def gain(self, model: str, other: str, group: str = "total") -> Interval | None:
         """Points by which the mean of ``model`` is above that of ``other``; none where nothing can be compared."""
@@ -86,7 +88,7 @@ class Bootstrap:
         """Average precision of a model on each of the C classes; none for one that no image shows."""
         number = self.models.index(model)
         columns = zip(self.precision_MC[number], self.resampled_MSC[number].T, strict=True)
-        return [_interval(value, column) for value, column in columns]
+        return [_interval(value, column, 0) for value, column in columns]
 
 
 def bootstrap(
@@ -141,8 +143,9 @@ def weighted_precision(scores_NC: np.ndarray, targets_NC: np.ndarray, weights_NS
         weights_NS: float32, whole numbers.
     """
     result_SC = np.full((weights_NS.shape[1], targets_NC.shape[1]), np.nan)
-    for label in np.flatnonzero((targets_NC > 0).any(axis=0)):
-        result_SC[:, label] = _of_class(scores_NC[:, label], targets_NC[:, label], weights_NS)
+    for label, (scores_N, targets_N) in enumerate(columns(scores_NC, targets_NC)):
+        if (targets_N > 0).any():
+            result_SC[:, label] = _of_class(scores_N, targets_N, weights_NS)
     return result_SC
 
 
@@ -176,8 +179,8 @@ def means(values: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(np.shape(sums), np.nan), where=counts > 0)
 
 
-def _interval(value: np.ndarray | float, resampled_S: np.ndarray) -> Interval | None:
-    """A value, and how the resamples are spread, around it.
+def _interval(value: np.ndarray | float, resampled_S: np.ndarray, least: float = -100) -> Interval | None:
+    """A value in percent, at least ``least``, and how the resamples are spread, around it.
 
     An image that was drawn twice makes a tie, and average precision rise by up to a few points where positives are few:
     what the resamples have more on the mean than the images themselves says nothing of the model.
@@ -185,4 +188,4 @@ def _interval(value: np.ndarray | float, resampled_S: np.ndarray) -> Interval | 
     if np.isnan(value):
         return None
     low, high = np.nanquantile(resampled_S, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]) - np.nanmean(resampled_S)
-    return Interval(float(value), float(value + low), float(value + high))
+    return Interval(float(value), float(max(value + low, least)), float(min(value + high, 100)))

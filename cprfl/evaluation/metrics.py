@@ -17,6 +17,7 @@ from cprfl.data.long_tail import groups
 from cprfl.data.manifest import Groups
 from cprfl.data.table_files import read_table, write_table
 from cprfl.errors import CheckpointError, NonFiniteError, ShapeError
+from cprfl.evaluation.blocks import columns, row_blocks
 
 EVALUATE_AGAIN = "`cprfl evaluate CONFIG` writes it anew"
 _MADE_AGAIN = "`cprfl run CONFIG --again` makes it anew"
@@ -83,10 +84,9 @@ def evaluate(
         members = classes[defined[classes]]
         if len(members):
             metrics[f"mAP_{name}"] = float(100 * precision[members].mean())
-    top3 = np.zeros_like(targets, dtype=bool)
-    np.put_along_axis(top3, np.argsort(-scores, axis=1, kind="stable")[:, :3], True, axis=1)
-    for suffix, predicted in (("", scores > 0), ("_top3", top3)):
-        metrics |= {name + suffix: value for name, value in f1_scores(predicted, targets).items()}
+    for suffix, predict in (("", _above_zero), ("_top3", _top3)):
+        parts = [count_hits(predict(scores[rows]), targets[rows]) for rows in row_blocks(scores.shape)]
+        metrics |= {name + suffix: value for name, value in f1_of_counts(np.sum(parts, axis=0)).items()}
     metrics |= {f"AP/{class_names[i]}": float(100 * precision[i]) for i in np.flatnonzero(defined)}
     return Evaluation(metrics, [class_names[i] for i in np.flatnonzero(~defined)])
 
@@ -107,10 +107,11 @@ def average_precision(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     scores, targets = np.asarray(scores), np.asarray(targets)
     if scores.shape != targets.shape or scores.ndim != 2:
         raise ShapeError(f"scores have shape {scores.shape}, targets {targets.shape}; both must be [images, classes]")
-    if not np.isfinite(scores).all():
-        image, label = np.argwhere(~np.isfinite(scores))[0]
-        raise NonFiniteError(f"scores[{image}, {label}] is {scores[image, label]}; nothing can be ranked by it")
-    return np.array([_precision(scores[:, label], targets[:, label]) for label in range(scores.shape[1])])
+    for rows in row_blocks(scores.shape):
+        if not (finite := np.isfinite(scores[rows])).all():
+            image, label = np.argwhere(~finite)[0] + (rows.start, 0)
+            raise NonFiniteError(f"scores[{image}, {label}] is {scores[image, label]}; nothing can be ranked by it")
+    return np.array([_precision(scores_N, targets_N) for scores_N, targets_N in columns(scores, targets)])
 
 
 def _precision(scores_N: np.ndarray, targets_N: np.ndarray) -> float:
@@ -127,6 +128,17 @@ def _precision(scores_N: np.ndarray, targets_N: np.ndarray) -> float:
     return float(np.mean(hits_P / found_P))
 
 
+def _above_zero(scores: np.ndarray) -> np.ndarray:
+    return scores > 0
+
+
+def _top3(scores: np.ndarray) -> np.ndarray:
+    """Whether a class is among the three that score highest in the image."""
+    top3 = np.zeros_like(scores, dtype=bool)
+    np.put_along_axis(top3, np.argsort(-scores, axis=1, kind="stable")[:, :3], True, axis=1)
+    return top3
+
+
 def f1_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Overall and per-class precision, recall and F1 of boolean predictions, percent: OP, OR, OF1, CP, CR, CF1.
 
@@ -134,9 +146,21 @@ def f1_scores(predicted: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     the two averages; a class that is never predicted has precision 0. A prediction where the target is NaN, of which
     nobody knows, is neither right nor wrong.
     """
+    return f1_of_counts(count_hits(predicted, targets))
+
+
+def count_hits(predicted: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """What `f1_of_counts` takes, int64 [3, c]: of each class the predictions that hit, all of them, the positives.
+
+    Those of some images and those of the others add up to those of all.
+    """
     predicted, wanted = predicted & ~np.isnan(targets), targets > 0
-    hits = (predicted & wanted).sum(axis=0).astype(float)
-    named, positives = predicted.sum(axis=0), wanted.sum(axis=0)
+    return np.stack([chosen.sum(axis=0) for chosen in (predicted & wanted, predicted, wanted)])
+
+
+def f1_of_counts(counts_3C: np.ndarray) -> dict[str, float]:
+    """`f1_scores` of predictions that were counted (`count_hits`)."""
+    hits, named, positives = counts_3C.astype(float)
     present = positives > 0
     overall = hits.sum() / max(named.sum(), 1), hits.sum() / max(positives.sum(), 1)
     with warnings.catch_warnings():
@@ -163,13 +187,14 @@ def write_predictions(
 
     Calibrated probabilities float32 [c] stand beside them, where they are given.
     """
-    columns = {"scores": scores} | ({} if probabilities is None else {"probabilities": probabilities})
-    lists = {
-        name: pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32).ravel()), values.shape[1])
-        for name, values in columns.items()
-    }
+    given = {"scores": scores} | ({} if probabilities is None else {"probabilities": probabilities})
+    lists = {name: _lists(values.astype(np.float32, copy=False)) for name, values in given.items()}
     table = pa.table({"image_id": pa.array(image_ids, pa.string()), **lists})
     write_table(path, table.replace_schema_metadata({"class_names": json.dumps(class_names)}))
+
+
+def _lists(values: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
 
 
 def read_predictions(path: Path, image_ids: Sequence[str]) -> np.ndarray:
@@ -179,7 +204,7 @@ def read_predictions(path: Path, image_ids: Sequence[str]) -> np.ndarray:
         CheckpointError: where the file is missing or damaged.
         ShapeError: naming an image that has none.
     """
-    table = read_table(path, CheckpointError, _MADE_AGAIN)
+    table = read_table(path, CheckpointError, _MADE_AGAIN, ["image_id", "scores"])
     row = {image_id: number for number, image_id in enumerate(table["image_id"].to_pylist())}
     absent = [image_id for image_id in image_ids if image_id not in row]
     if absent:

@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from cprfl.evaluation.blocks import row_blocks, shown_classes
+
 Goal = Literal["f1", "precision", "recall"]
 
 _CANDIDATES = 200  # thresholds of the other classes that are tried beside a class's own
@@ -40,19 +42,18 @@ def choose_thresholds(
         strength: how many positives the others count as.
     """
     threshold_C, short = np.full(probabilities_NC.shape[1], 0.5), list[int]()
-    shown: np.ndarray = np.any(targets_NC > 0, axis=0)  # the others' images would only count as false
+    shown = shown_classes(targets_NC)  # the others' images would only count as false
     if not shown.any():
         return threshold_C, short
-    everything = _curve(probabilities_NC[:, shown], targets_NC[:, shown])
+    everything = _curve(probabilities_NC, targets_NC, np.flatnonzero(shown))
     for members in groups:
-        with_positives = members[shown[members]]
-        group = _curve(probabilities_NC[:, with_positives], targets_NC[:, with_positives])
+        group = _curve(probabilities_NC, targets_NC, members[shown[members]])
         others = [group.weighing(1.0), everything.weighing(strength / everything.num_positives)]
         share = strength / (group.num_positives + strength) if strength else 0.0
         if not group.num_positives:
             others, share = [everything], strength / everything.num_positives
         for label in members:
-            own = _curve(probabilities_NC[:, [label]], targets_NC[:, [label]])
+            own = _curve(probabilities_NC, targets_NC, np.array([label]))
             if own.num_positives:
                 leaning = [own, *(curve.weighing(share) for curve in others)]
                 threshold_C[label], reached = _best(own, leaning, goal, wanted)
@@ -67,7 +68,7 @@ def choose_one(
     probabilities_NC: np.ndarray, targets_NC: np.ndarray, goal: Goal, wanted: float | None
 ) -> tuple[np.ndarray, bool]:
     """One threshold for all classes, chosen on all of their images together, float64 [C]; whether it does it."""
-    everything = _curve(probabilities_NC, targets_NC)
+    everything = _curve(probabilities_NC, targets_NC, np.arange(probabilities_NC.shape[1]))
     threshold, reached = _best(everything, [everything], goal, wanted) if everything.num_positives else (0.5, True)
     return np.full(probabilities_NC.shape[1], threshold), reached
 
@@ -103,9 +104,16 @@ class _Curve:
         return np.where(middle > below, middle, shown)
 
 
-def _curve(probabilities_NC: np.ndarray, targets_NC: np.ndarray) -> _Curve:
-    known_NC = ~np.isnan(targets_NC)
-    return _Curve(np.sort(probabilities_NC[targets_NC > 0]), np.sort(probabilities_NC[known_NC]))
+def _curve(probabilities_NC: np.ndarray, targets_NC: np.ndarray, classes: np.ndarray) -> _Curve:
+    shown, known = list[np.ndarray](), list[np.ndarray]()
+    for rows in row_blocks((len(targets_NC), len(classes))):
+        probability_BC, targets_BC = probabilities_NC[rows, classes], targets_NC[rows, classes]
+        shown.append(probability_BC[targets_BC > 0])
+        known.append(probability_BC[~np.isnan(targets_BC)])
+    all_shown, all_known = np.concatenate(shown), np.concatenate(known)
+    all_shown.sort()  # in their place: of all classes' images they are the largest thing in memory
+    all_known.sort()
+    return _Curve(all_shown, all_known)
 
 
 def _best(own: _Curve, curves: Sequence[_Curve], goal: Goal, wanted: float | None) -> tuple[float, bool]:

@@ -49,7 +49,7 @@ def evaluate_checkpoint(experiment: Experiment, prepared: Prepared, checkpoint: 
     decisions = Decisions.read(checkpoint, manifest.class_names)
     if (checkpoint / HELD_OUT).exists():
         decisions = fit_decisions(checkpoint, manifest, experiment.decisions)
-    counts, targets = class_counts(manifest), test.targets()
+    counts, targets = class_counts(manifest), test.targets().astype(np.float16)  # which has 0, 1 and NaN as any other
     plain = evaluate(scores, targets, manifest.class_names, counts, manifest.groups)
     members = groups(counts, manifest.groups.head, manifest.groups.tail)
     by_name = {str(name): classes for name, classes in members.items()}

@@ -75,7 +75,7 @@ def too_many(training: Manifest) -> bool:
 def _of(experiment: Experiment, prepared: Prepared) -> Iterator[tuple[MethodConfig, str]]:
     """The baselines of an experiment, each with what it rests on beside images and labels."""
     if not too_many(prepared.manifest.split(TRAIN)):
-        yield LogisticRegression.Config(num_folds=2), ""
+        yield LogisticRegression.Config(), ""
     if experiment.joint_space and experiment.tower_training is None:  # a tower that was trained is no longer zero-shot
         yield ZeroShot.Config(), prepared.text.fingerprint
 

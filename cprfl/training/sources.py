@@ -72,7 +72,6 @@ class StoredFeatures:
     ) -> None:
         self.manifest, self.sampler = manifest, sampler
         self.store = store.subset(manifest.image_ids, memory_bytes)
-        self.targets_NC = torch.from_numpy(manifest.targets())
         self._row = {image_id: row for row, image_id in enumerate(manifest.image_ids)}
 
     @property
@@ -100,7 +99,7 @@ class StoredFeatures:
 
     def _labelled(self, grid_BVD: Tensor, global_BE: Tensor, image_ids: Sequence[str]) -> LabelledBatch:
         rows = [self._row[image_id] for image_id in image_ids]
-        return LabelledBatch(Encoded(grid_BVD, global_BE), self.targets_NC[rows], image_ids)
+        return LabelledBatch(Encoded(grid_BVD, global_BE), torch.from_numpy(self.manifest.targets(rows)), image_ids)
 
 
 class ImageFiles:
@@ -124,7 +123,6 @@ class ImageFiles:
     ) -> None:
         self.manifest, self.transform = manifest, encoder.transform
         self.augmentation, self.num_processes, self.sampler = augmentation, num_processes, sampler
-        self.targets_NC = torch.from_numpy(manifest.targets())
 
     @property
     def num_images(self) -> int:
@@ -159,9 +157,9 @@ class ImageFiles:
         )
         try:
             for images_NK3HW, rows_N in loader:
-                rows_B = rows_N.repeat_interleave(images_NK3HW.shape[1])
-                ids = [self.manifest.image_ids[row] for row in rows_B.tolist()]
-                yield LabelledBatch(images_NK3HW.flatten(0, 1), self.targets_NC[rows_B], ids)
+                rows = rows_N.repeat_interleave(images_NK3HW.shape[1]).tolist()
+                ids = [self.manifest.image_ids[row] for row in rows]
+                yield LabelledBatch(images_NK3HW.flatten(0, 1), torch.from_numpy(self.manifest.targets(rows)), ids)
         except UnreadableImageError as error:  # of a process that decodes, with its traceback before it
             last = str(error).strip().splitlines()[-1]
             raise UnreadableImageError(last.split("UnreadableImageError: ")[-1]) from None

@@ -1,7 +1,7 @@
 """``python -m tests.benchmarks.scale [IMAGES ...]``: 1,000 classes and more and more images through every stage.
 
-Cells are generated instead of encoded: what is measured is everything else. Each size runs in a process of its own, so
-that the peak of its memory is its own.
+Cells are generated instead of encoded: what is measured is everything else. Each stage runs in a process of its own,
+as it does for who calls it later, so that the peak of its memory is its own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import yaml
@@ -27,15 +26,15 @@ from cprfl.experiment import Experiment, load
 from cprfl.feature_cache import ShardDone, ShardJob
 from cprfl.inference.deciding import decide
 from cprfl.inference.scoring import evaluate_checkpoint
-from cprfl.preparation import prepare
+from cprfl.preparation import CHECKPOINT, prepare
 from cprfl.report.model.page import write_page
 from cprfl.report.model.report import model_report
 from cprfl.report.results import Results
 
+SETTINGS = "scale.yaml"
 IMAGES, CLASSES = (12_500, 25_000, 50_000, 100_000), 1_000
 CELLS, CHANNELS = 4, 64
 _LABELS = 3.0  # of an image, in the mean
-Made = TypeVar("Made")
 
 
 def experiment_of(folder: Path, images: int) -> Experiment:
@@ -62,8 +61,8 @@ def experiment_of(folder: Path, images: int) -> Experiment:
         "train": {"epochs": 1, "batch_size": 256},
         "decisions": {"folds": 0},
     }
-    (folder / "scale.yaml").write_text(yaml.safe_dump(settings))
-    return load(folder / "scale.yaml")
+    (folder / SETTINGS).write_text(yaml.safe_dump(settings))
+    return load(folder / SETTINGS)
 
 
 def generated(
@@ -78,33 +77,49 @@ def generated(
         yield ShardDone(count, count, [])
 
 
-def measured(stage: str, work: Callable[[], Made]) -> Made:
-    """Do it, and print seconds of processor and the process's peak of memory so far."""
-    begin = time.process_time()
-    made = work()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f" | {stage} {time.process_time() - begin:.1f} s, {peak:.0f} MB", end="", flush=True)
-    return made
+def _evaluate(experiment: Experiment) -> None:
+    prepared, checkpoint = prepare(experiment, needs={"test"}), experiment.folder / CHECKPOINT
+    decide(experiment, prepared, checkpoint)
+    evaluate_checkpoint(experiment, prepared, checkpoint)
 
 
-def run(images: int) -> None:
-    """All stages of one size."""
+def _report(experiment: Experiment) -> None:
+    write_page(model_report(Results.read(experiment.folder)), experiment.folder / "report.html")
+
+
+STAGES: dict[str, Callable[[Experiment], object]] = {
+    "preprocess": lambda experiment: prepare(experiment, needs={"test"}, fill=generated),
+    "train": lambda experiment: recipe.train(experiment, prepare(experiment, needs={"test"})),
+    "evaluate": _evaluate,
+    "report": _report,
+}
+
+
+def run(stage: str, folder: Path) -> None:
+    """One stage; print its seconds of processor, and the process's memory before it and at its peak."""
+    experiment = load(folder / SETTINGS)
+    before, begin = _peak_mb(), time.process_time()
+    STAGES[stage](experiment)
+    print(f" | {stage} {time.process_time() - begin:.1f} s, {before:.0f} to {_peak_mb():.0f} MB", end="", flush=True)
+
+
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def run_all(images: int) -> None:
+    """All stages of one size, each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        experiment = experiment_of(folder, images)
+        experiment = experiment_of(Path(name), images)
         print(f"{images:,}", end="", flush=True)
-        prepared = measured("preprocess", lambda: prepare(experiment, needs={"test"}, fill=generated))
-        checkpoint = measured("train", lambda: recipe.train(experiment, prepared))
-        measured("decide", lambda: decide(experiment, prepared, checkpoint))
-        measured("evaluate", lambda: evaluate_checkpoint(experiment, prepared, checkpoint))
-        report = measured("findings", lambda: model_report(Results.read(experiment.folder)))
-        measured("page", lambda: write_page(report, folder / "report.html"))
-        print(f" | {(folder / 'report.html').stat().st_size / 1e6:.1f} MB of page")
+        for stage in STAGES:
+            subprocess.run([sys.executable, "-m", "tests.benchmarks.scale", stage, name], check=True)
+        print(f" | {(experiment.folder / 'report.html').stat().st_size / 1e6:.1f} MB of page")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        run(int(sys.argv[1]))
+    if sys.argv[1:2] and sys.argv[1] in STAGES:
+        run(sys.argv[1], Path(sys.argv[2]))
     else:
-        for size in map(int, sys.argv[1:] or map(str, IMAGES)):
-            subprocess.run([sys.executable, "-m", "tests.benchmarks.scale", str(size)], check=True)
+        for size in map(int, sys.argv[1:] or IMAGES):
+            run_all(size)

@@ -10,6 +10,7 @@ import numpy as np
 
 from cprfl.data.long_tail import class_counts, groups
 from cprfl.evaluation.intervals import Bootstrap, bootstrap
+from cprfl.evaluation.reliability import Bins, reliability
 from cprfl.report.findings.image_findings import ImageFindings, image_findings
 from cprfl.report.results import Results
 from cprfl.words import named
@@ -57,14 +58,12 @@ class Seen:
         results: of the model.
         targets_NC: of the test images.
         positives_C: test images that show each class.
-        probability_NC: of the test images, as the model's decisions read its logits.
     """
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        self.targets_NC = results.test.targets()
+        self.targets_NC = results.test.targets().astype(np.float16)  # which has 0, 1 and NaN as any other
         self.positives_C: np.ndarray = (self.targets_NC == 1).sum(axis=0)
-        self.probability_NC = results.decisions.probabilities(results.logits)
 
     @cached_property
     def groups(self) -> dict[str, np.ndarray]:
@@ -72,6 +71,16 @@ class Seen:
         manifest = self.results.manifest
         found = groups(class_counts(manifest), manifest.groups.head, manifest.groups.tail)
         return {str(name): classes for name, classes in found.items() if len(classes)}
+
+    @cached_property
+    def found(self) -> np.ndarray:
+        """Whether a test image counts as showing a class, as the model's decisions read its logits."""
+        return self.results.decisions.found(self.results.logits)
+
+    @cached_property
+    def reliability(self) -> dict[str, Bins]:
+        """How often the model's probabilities are right on the test images: all of them (``total``), and by group."""
+        return reliability(self.results.decisions, self.results.logits, self.targets_NC, self.groups)
 
     @cached_property
     def precision(self) -> Bootstrap:

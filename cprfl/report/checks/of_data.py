@@ -114,7 +114,7 @@ def unknown_labels(seen: Seen) -> Check:
     code, manifest = "unknown-labels", seen.results.manifest
     if not manifest.unknown:
         return Check(code, "Every label is known", "not applicable", "The data set leaves none open.")
-    share = float(np.isnan(manifest.targets()).mean())
+    share = sum(len({*own}) for own in manifest.unknown) / (len(manifest) * len(manifest.class_names))
     unknown_C = np.isnan(seen.targets_NC).mean(axis=0)
     most = np.argsort(-unknown_C, kind="stable")
     half = most[unknown_C[most] > _HALF]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cprfl.evaluation.reliability import BINS, calibration_error, reliability
+from cprfl.evaluation.reliability import BINS, Bins, calibration_error
 from cprfl.report.baselines import LINEAR, ZERO_SHOT, too_many
 from cprfl.report.checks.base import FEW, MODEL, Check, Seen
 from cprfl.words import counted
@@ -18,13 +18,8 @@ _FIT = "`cprfl train CONFIG` fits them where images are held out (train.validati
 def calibration_off(seen: Seen) -> Check:
     """Whether probabilities are further from what is true than the sampling of the test images alone would have it."""
     code, off, said = "calibration-off", list[str](), list[str]()
-    tables = reliability(seen.probability_NC, seen.targets_NC, seen.groups)
-    for group, bins in tables.items():
-        classes = seen.groups.get(group, np.arange(len(seen.positives_C)))
-        error, chance = (
-            calibration_error(bins),
-            _by_chance(seen.probability_NC[:, classes], seen.targets_NC[:, classes]),
-        )
+    for group, bins in seen.reliability.items():
+        error, chance = calibration_error(bins.table()), _by_chance(bins)
         said.append(f"{group} {error:.1f} (by chance up to {chance:.1f})")
         if error > max(chance, _OFF):
             off.append(group)
@@ -42,16 +37,13 @@ def calibration_off(seen: Seen) -> Check:
                  f"{listed} {mend}")  # fmt: skip
 
 
-def _by_chance(probabilities: np.ndarray, targets: np.ndarray) -> float:
+def _by_chance(bins: Bins) -> float:
     """Calibration error, percent, that perfect probabilities stay below in 97.5 % of the samples.
 
     The share that is right of a bin deviates from its mean probability as a sum of coins of these probabilities does.
     """
-    values = probabilities[~np.isnan(targets)].astype(float)
-    place = np.minimum((values * BINS).astype(int), BINS - 1)
-    deviation_B = np.sqrt(np.bincount(place, values * (1 - values), BINS))
-    away_SB = np.abs(np.random.default_rng(0).normal(size=(_SIMULATED, BINS)) * deviation_B)
-    return float(100 * np.quantile(away_SB.sum(axis=1), 0.975) / len(values))
+    away_SB = np.abs(np.random.default_rng(0).normal(size=(_SIMULATED, BINS)) * np.sqrt(bins.variance_B))
+    return float(100 * np.quantile(away_SB.sum(axis=1), 0.975) / bins.count_B.sum())
 
 
 def thresholds_fitted(seen: Seen) -> Check:
@@ -70,8 +62,7 @@ def threshold_at_edge(seen: Seen) -> Check:
     code, decisions = "threshold-at-edge", seen.results.decisions
     if not decisions.source:
         return Check(code, "No thresholds are fitted", "not applicable", "See thresholds-not-fitted.")
-    found_NC = decisions.found(seen.results.logits)
-    tested = seen.positives_C > 0
+    tested, found_NC = seen.positives_C > 0, seen.found
     never, always = (np.flatnonzero(edge & tested) for edge in (~found_NC.any(axis=0), found_NC.all(axis=0)))
     if not len(never) and not len(always) and not decisions.short:
         return Check(code, "Every threshold tells test images apart", "passed",
@@ -81,11 +72,12 @@ def threshold_at_edge(seen: Seen) -> Check:
     if decisions.short:
         short = np.array([decisions.class_names.index(name) for name in decisions.short])
         said.append(f"what decisions.wanted asks for is reached at no threshold: {seen.names(short)}")
+    joined = "; ".join(said)
     return Check(
         code, f"{counted(len(never) + len(always) or len(decisions.short), 'class')} whose threshold decides nothing",
         "issue" if len(never) or len(always) else "tip",
-        f"{'; '.join(said).capitalize()}. Few held-out images show them: label more, raise decisions.shrinkage so that "
-        "they lean on their group, or ask for less (decisions.wanted).",
+        f"{joined[0].upper()}{joined[1:]}. Few held-out images show them: label more, raise decisions.shrinkage so "
+        "that they lean on their group, or ask for less (decisions.wanted).",
     )  # fmt: skip
 
 

@@ -5,7 +5,9 @@ Shapes: N training images, F features, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit, log_expit
@@ -14,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.manifest import TRAIN, Manifest
+from cprfl.evaluation.blocks import row_blocks
 from cprfl.models.logistic_regression import solve
 from cprfl.models.pooled import fold_of_each, pooled
 from cprfl.progress import progress
@@ -48,6 +51,14 @@ class Suspect:
     margin: float
 
 
+class _Place(NamedTuple):
+    """Where a label looks wrong, and how sure that is."""
+
+    margin: float
+    row: int
+    label: int
+
+
 def suspects(manifest: Manifest, store: FeatureStore, count: int) -> tuple[Suspect, ...]:
     """The least credible labels of the training images: half of them given and half missing, if there are so many.
 
@@ -73,24 +84,30 @@ def least_credible(images: Manifest, logits_NC: np.ndarray, count: int) -> tuple
         logits_NC: of a classifier that has not seen them; NaN where it says nothing.
         count: how many to name.
     """
-    targets_NC = images.targets()
-    margin_NC = confident_disagreement(logits_NC, targets_NC)
-    given = _largest(np.where(targets_NC == 1, margin_NC, -np.inf), count)
-    missing = _largest(np.where(targets_NC == 0, margin_NC, -np.inf), count)
+
+    def targets_of(rows: slice) -> np.ndarray:
+        return images.targets(range(len(images))[rows])
+
+    usual_2C = _mean_probabilities(logits_NC, targets_of)
+    given, missing = list[_Place](), list[_Place]()
+    for rows in row_blocks(logits_NC.shape):
+        targets_BC = targets_of(rows)
+        margin_BC = _margins(logits_NC[rows], targets_BC, usual_2C)
+        given = _largest(given, np.where(targets_BC == 1, margin_BC, -np.inf), rows.start, count)
+        missing = _largest(missing, np.where(targets_BC == 0, margin_BC, -np.inf), rows.start, count)
     num_given = max(min(len(given), count - count // 2), count - len(missing))
-    with_it_C, _ = _mean_probabilities(logits_NC, targets_NC)
-    chosen = sorted([*given[:num_given], *missing[: count - num_given]], key=lambda at: -margin_NC[at])
+    kept = [(place, True) for place in given[:num_given]] + [(place, False) for place in missing[: count - num_given]]
     return tuple(
         Suspect(
             images.image_ids[row],
             images.uris[row],
             images.class_names[label],
-            labelled=bool(targets_NC[row, label]),
+            labelled=labelled,
             probability=float(expit(logits_NC[row, label])),
-            usual=float(with_it_C[label]),
-            margin=float(margin_NC[row, label]),
+            usual=float(usual_2C[0, label]),
+            margin=margin,
         )
-        for row, label in chosen
+        for (margin, row, label), labelled in sorted(kept, key=lambda one: -one[0].margin)
     )
 
 
@@ -152,26 +169,44 @@ def confident_disagreement(logits_NC: np.ndarray, targets_NC: np.ndarray) -> np.
     where p is nearer to its mean over the images that are labelled the other way, a threshold of each class's own as in
     confident learning (Northcutt et al., JAIR 70, 2021).
     """
+    return _margins(logits_NC, targets_NC, _mean_probabilities(logits_NC, targets_NC.__getitem__))
+
+
+def _margins(logits_NC: np.ndarray, targets_NC: np.ndarray, usual_2C: np.ndarray) -> np.ndarray:
+    """`confident_disagreement`, given the mean probability of each class where it is shown and where it is not."""
     log_p_NC, log_q_NC = log_expit(logits_NC), log_expit(-logits_NC)
-    with_it_C, without_C = _mean_probabilities(logits_NC, targets_NC)
+    with_it_C, without_C = usual_2C
     middle_C = (with_it_C + without_C) / 2
     given_NC = (targets_NC == 1) & (np.exp(log_p_NC) < middle_C)
     missing_NC = (targets_NC == 0) & (np.exp(log_p_NC) > middle_C)
-    margin_NC = np.where(given_NC, np.log(with_it_C) - log_p_NC, np.log1p(-without_C) - log_q_NC)
+    with np.errstate(divide="ignore"):  # of a class that no image shows, or all do, where no label is looked at
+        usual_log_2C = np.stack([np.log(with_it_C), np.log1p(-without_C)])
+    margin_NC = np.where(given_NC, usual_log_2C[0] - log_p_NC, usual_log_2C[1] - log_q_NC)
     return np.where(given_NC | missing_NC, margin_NC, -np.inf)
 
 
-def _mean_probabilities(logits_NC: np.ndarray, targets_NC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean probability [C] of each class over the images with the label, and over those without."""
-    p_NC = expit(logits_NC)
-    shown_NC, hidden_NC = targets_NC == 1, targets_NC == 0
-    with_it_C = (p_NC * shown_NC).sum(axis=0) / np.maximum(shown_NC.sum(axis=0), 1)
-    return with_it_C, (p_NC * hidden_NC).sum(axis=0) / np.maximum(hidden_NC.sum(axis=0), 1)
+def _mean_probabilities(logits_NC: np.ndarray, targets_of: Callable[[slice], np.ndarray]) -> np.ndarray:
+    """Mean probability of each class over the images with the label, and over those without, [2, C].
+
+    Args:
+        logits_NC: of the images.
+        targets_of: targets of some of them.
+    """
+    sums_2C = np.zeros((2, logits_NC.shape[1]), dtype=logits_NC.dtype)
+    counts_2C = np.zeros(sums_2C.shape, dtype=int)
+    for rows in row_blocks(logits_NC.shape):
+        targets_BC = targets_of(rows)
+        of_2BC = np.stack([targets_BC == 1, targets_BC == 0])
+        p_2BC = expit(logits_NC[rows]) * of_2BC
+        sums_2C = np.concatenate([sums_2C[:, None], p_2BC], axis=1).sum(axis=1)  # image by image, as if all at once
+        counts_2C += of_2BC.sum(axis=1)
+    return sums_2C / np.maximum(counts_2C, 1)
 
 
-def _largest(margin_NC: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Row and class of the largest finite values, the largest first."""
-    order = np.argsort(-margin_NC, axis=None, kind="stable")[:count]
-    rows, labels = np.unravel_index(order, margin_NC.shape)
-    places = zip(rows.tolist(), labels.tolist(), strict=True)
-    return [place for place in places if np.isfinite(margin_NC[place])]
+def _largest(found: list[_Place], margin_BC: np.ndarray, first_row: int, count: int) -> list[_Place]:
+    """The largest finite margins, those found before among them, the largest first."""
+    rows, labels = np.nonzero(np.isfinite(margin_BC))
+    margin_P = margin_BC[rows, labels]
+    best = np.argsort(-margin_P, kind="stable")[:count]
+    more = zip(margin_P[best].tolist(), (rows[best] + first_row).tolist(), labels[best].tolist(), strict=True)
+    return sorted([*found, *map(_Place._make, more)], key=lambda place: -place.margin)[:count]

@@ -11,8 +11,9 @@ import numpy as np
 
 from cprfl.data.long_tail import GroupName, class_counts, groups
 from cprfl.data.manifest import Manifest
+from cprfl.evaluation.blocks import columns
 from cprfl.evaluation.confusion import Confusion, confusions
-from cprfl.evaluation.reliability import calibration_error, reliability
+from cprfl.evaluation.reliability import Bins, calibration_error
 from cprfl.report.checks.base import Seen
 
 BINS = 20  # of a histogram of scores
@@ -95,26 +96,27 @@ class ClassFacts:
 
 def class_facts(seen: Seen) -> list[ClassFacts]:
     """The facts of each class, in the order of the classes."""
-    results, targets_NC, probability_NC = seen.results, seen.targets_NC, seen.probability_NC
+    results, targets_NC, found_NC = seen.results, seen.targets_NC, seen.found
     manifest, logits_NC = results.manifest, results.logits
-    found_NC = results.decisions.found(logits_NC)
     counts_C, group_C = class_counts(manifest), group_names(manifest)
     mistakes = confusions(range(len(manifest.class_names)), logits_NC, found_NC, targets_NC, manifest.class_names)
     facts = []
-    for label, name in enumerate(manifest.class_names):
-        known_N = ~np.isnan(targets_NC[:, label])
-        shown_n, probability_n = targets_NC[known_N, label] > 0, probability_NC[known_N, label]
-        half_n = logits_NC[known_N, label] > 0
+    for label, (targets_N, logits_N, found_N) in enumerate(columns(targets_NC, logits_NC, found_NC)):
+        name, known_N = manifest.class_names[label], ~np.isnan(targets_N)
+        shown_n, logits_n = targets_N[known_N] > 0, logits_N[known_N]
+        probability_n = results.decisions.of_class(label, logits_n)
         threshold = float(results.decisions.threshold_C[label])
-        bins = reliability(probability_NC[:, [label]], targets_NC[:, [label]], {}).get("total", [])
+        bins = Bins()
+        bins.add(probability_n, targets_N[known_N])
+        table = bins.table()
         facts.append(
             ClassFacts(
                 label, name, group_C[label], int(counts_C[label]), int(shown_n.sum()), int((~known_N).sum()),
                 results.evaluation.metrics.get(f"AP/{name}"),
-                _at(threshold, found_NC[known_N, label], shown_n), _at(0.5, half_n, shown_n),
-                *precision_recall(logits_NC[known_N, label], shown_n),
+                _at(threshold, found_N[known_N], shown_n), _at(0.5, logits_n > 0, shown_n),
+                *precision_recall(logits_n, shown_n),
                 _histogram(probability_n[shown_n]), _histogram(probability_n[~shown_n]),
-                bins, calibration_error(bins) if bins else None,
+                table, calibration_error(table) if table else None,
                 mistakes[label],
             )
         )  # fmt: skip

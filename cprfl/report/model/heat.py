@@ -7,10 +7,11 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from PIL import Image
 
 from cprfl.encoders.base import Transform
-from cprfl.inference.attention import WHOLE, Part, attention_of_method, part_seen
+from cprfl.inference.attention import WHOLE, Part, on_grid, part_seen
 from cprfl.inference.predictor import load_method
 from cprfl.report.results import Results
 
@@ -18,9 +19,10 @@ _ORANGE = (255, 106, 0)
 _LEVELS = 16  # of opacity: four bits a cell, so that thousands of them weigh little
 _STRONGEST = 0.9
 _FULL = 3.0  # times the weight of every cell where all weigh alike, at which the colour is full at the earliest
-_VALUES = 2**26  # weights that are held at once
+_VALUES = 2**23  # weights of a head that are held at once: a class looks at the cells and, maybe, at every other class
 
 
+@torch.inference_mode()
 def heat_of(results: Results, pairs: Sequence[tuple[int, int]]) -> dict[tuple[int, int], str]:
     """Where the model looks in test images for a class, PNG as base64, a pixel for each cell.
 
@@ -34,19 +36,18 @@ def heat_of(results: Results, pairs: Sequence[tuple[int, int]]) -> dict[tuple[in
     if results.store is None or not pairs:
         return {}
     method, _ = load_method(results.checkpoint)
-    labels: dict[int, list[int]] = {}
+    ids, labels = results.test.image_ids, dict[str, list[tuple[int, int]]]()
     for row, label in pairs:
-        labels.setdefault(row, []).append(label)
-    rows, found = sorted(labels), dict[tuple[int, int], str]()
+        labels.setdefault(ids[row], []).append((row, label))
+    found = dict[tuple[int, int], str]()
     cells, num_classes = results.store.grid_shape[0], len(results.manifest.class_names)
-    step = max(1, _VALUES // (cells * num_classes))
-    for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        weights_nCHW = attention_of_method(method, results.store, [results.test.image_ids[row] for row in part])
-        if weights_nCHW is None:
+    at_a_time = max(1, _VALUES // ((cells + num_classes) * num_classes))
+    for batch in results.store.subset(list(labels)).iter_batches(at_a_time, views="plain"):
+        weights_BCV = method.attention(batch.grid_BVD.float(), batch.global_BE.float())
+        if weights_BCV is None:
             return {}
-        for row, weights_CHW in zip(part, weights_nCHW, strict=True):
-            found.update({(row, label): picture(weights_CHW[label]) for label in labels[row]})
+        for image_id, weights_CHW in zip(batch.image_ids, on_grid(weights_BCV), strict=True):
+            found.update({(row, label): picture(weights_CHW[label]) for row, label in labels[image_id]})
     return found
 
 

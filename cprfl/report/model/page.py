@@ -127,7 +127,7 @@ def _shown(
 
 def _scores(results: Results, row: int) -> list[Score]:
     """The five highest, and those of the other labels that the image has."""
-    probability_C, test = results.decisions.probabilities(results.logits[row]), results.test
+    (probability_C,), test = results.decisions.probabilities(results.logits[[row]]), results.test
     unknown, labels = set(test.unknown[row]) if test.unknown else set(), test.labels[row]
     chosen = sorted({*top(probability_C), *labels}, key=lambda label: -probability_C[label])
     return [

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cprfl.evaluation.blocks import columns
 from cprfl.evaluation.intervals import Bootstrap
-from cprfl.evaluation.reliability import calibration_error, reliability
+from cprfl.evaluation.reliability import calibration_error
 from cprfl.report.checks.base import Check, Seen
 from cprfl.report.checks.every import model_checks
 from cprfl.report.findings.image_findings import ImageFindings
@@ -77,21 +78,19 @@ class ModelReport:
 def model_report(results: Results) -> ModelReport:
     """Find out what there is to know of a model."""
     seen = Seen(results)
-    targets_NC, probability_NC, intervals = seen.targets_NC, seen.probability_NC, seen.precision
-    classes = class_facts(seen)
+    intervals, decisions, classes = seen.precision, results.decisions, class_facts(seen)
     count = how_many(len(classes))
     images = [
-        images_of_class(targets_NC[:, label], probability_NC[:, label], threshold, count)
-        for label, threshold in enumerate(results.decisions.threshold_C)
+        images_of_class(targets_N, decisions.of_class(label, logits_N), decisions.threshold_C[label], count)
+        for label, (targets_N, logits_N) in enumerate(columns(seen.targets_NC, results.logits))
     ]
-    tables = reliability(probability_NC, targets_NC, seen.groups)
     found = [
         GroupFacts(
             name,
             len(own),
             _mean(classes[label].chosen.f1 for label in own),
             _mean(classes[label].half.f1 for label in own),
-            tables.get(name, []),
+            seen.reliability[name].table() if name in seen.reliability else [],
         )
         for name, own in intervals.groups.items()
     ]
