@@ -214,3 +214,13 @@ def test_what_is_no_yolo_is_not_proposed(tmp_path: Path) -> None:
     put(tmp_path, {"captions/classes.txt": "a\nb", "captions/a.txt": "a photo of a cat", "x.data": b"\0\xff"})
     put(tmp_path, {"names.yaml": "names: [a]\ntrain: images"} | images("images/a.jpg", "captions/a.jpg"))
     assert yolo.discover(Tree.of(tmp_path)) == []
+
+
+def test_yolo_tells_label_files_without_an_image(tmp_path: Path) -> None:
+    """Not lists, notes and empty files that lie there too."""
+    others = {"gone": CAT, "classes": "cat\n", "empty": "", "notes": "0 1 2 3 b\n"}
+    files = one(f"train: images\n{NAMES}") | {f"labels/{name}.txt": text for name, text in others.items()}
+    notes = read_yolo(tmp_path, files).notes
+    assert [note for note in notes if "without an image" in note] == [
+        f"1 label file without an image, such as {tmp_path}/labels/gone.txt"
+    ]

@@ -176,7 +176,7 @@ def _with_a_test_split(proposal: Proposal) -> tuple[dict[str, Any], dict[str, st
         return settings, unsure
     if VALIDATION in splits:
         settings["splits"] = {TEST if split == VALIDATION else split: source for split, source in splits.items()}
-        unsure["splits"] = "there is no test split: the validation images are tested on"
+        _add(unsure, "splits", "there is no test split: the validation images are tested on")
     else:
         settings["split"] = {"test": TEST_SHARE}
         unsure["split"] = "no test split was found; groups_by: what must stay on one side (a column, or a pattern)"

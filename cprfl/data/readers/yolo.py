@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from cprfl.data.filesystems import is_remote, local_path
@@ -13,11 +13,15 @@ from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.discovery import Proposal, Tree, common_folder, split_of_path
 from cprfl.data.readers.layout import in_order
 from cprfl.data.readers.locate import SUFFIXES, ImageFolder, LocalFiles, is_file
+from cprfl.data.readers.tables.cells import number_in
 from cprfl.data.readers.text import read_lines, read_text
 from cprfl.data.readers.yolo_data import YoloData, ends, read_yolo_data
 from cprfl.data.storage import DataPath, Folder, join, parent
 from cprfl.data.walking import walked
 from cprfl.errors import DatasetError
+from cprfl.words import counted
+
+_LINE = 4096  # bytes of the longest first line that is looked at
 
 
 class YoloDataset(DatasetConfig):
@@ -43,6 +47,9 @@ class YoloDataset(DatasetConfig):
             notes += more
             rows[split], more = _rows(data, split, places)
             notes += more
+        alone = _without_image({row.where for listed in rows.values() for row in listed})
+        if alone:
+            notes.append(f"{counted(len(alone), 'label file')} without an image, such as {alone[0]}")
         return Annotations(list(data.names.values()), rows, notes)
 
     def _chosen(self, data: YoloData) -> dict[SplitName, Sequence[str]]:
@@ -119,6 +126,28 @@ def _rows(data: YoloData, split: SplitName, places: Sequence[tuple[str, str]]) -
     return rows, [f"split {split}: images without objects: {' and '.join(without)}"] if without else []
 
 
+def _without_image(used: Collection[str]) -> list[str]:
+    """Label files with boxes, in the folders of those that are used, of which there is no image; of this machine."""
+    alone: list[str] = []
+    for folder in sorted({parent(path) for path in used if path.endswith(".txt") and not is_remote(path)}):
+        before, labels, below = f"/{folder}/".rpartition("/labels/")
+        places = [Path(folder), Path(f"{before}/images/{below}"[1:])] if labels else [Path(folder)]
+        names = [path.name for place in places if place.is_dir() for path in place.iterdir()]
+        images = {PurePosixPath(name).stem for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES}
+        files = [path for path in sorted(places[0].glob("*.txt")) if path.stem not in images and str(path) not in used]
+        alone += [str(path) for path in files if _has_boxes(path)]
+    return alone
+
+
+def _has_boxes(path: Path) -> bool:
+    """Whether a text file begins as label files do, and as lists and notes do not."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        words = file.readline(_LINE).split()
+    return len(words) >= 5 and all(number_in(word.decode(errors="replace")) is not None for word in words)
+
+
 def _label_files(uri: str) -> list[str]:
     """Where the label file of an image may be: in ``labels`` where the image is in ``images``, or beside it."""
     beside = f"{uri.removesuffix(PurePosixPath(uri).suffix)}.txt"
@@ -190,6 +219,7 @@ def _by_data(file: str, data: YoloData) -> Proposal | None:
         try:
             uris = {uri for _, uri in _images(data, paths)[0]}
         except DatasetError:
+            left_out.append(f"{word} names {paths[0]}, where no image is")
             continue
         if split is None or not any(_label_file(uri, labels) for uri in uris):
             left_out.append(f"no image of {word} has a label file")
