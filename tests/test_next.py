@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from cprfl.report.findings.label_next import label_next, standardised
 from tests.helpers import call
@@ -69,12 +70,14 @@ def test_the_command_chooses_from_a_folder_and_reports_what_it_cannot_read(
     pool = tmp_path / "pool"
     pool.mkdir()
     for number in range(6):
-        shutil.copy(photos / f"{number:02d}.png", pool / f"=new {number}.png")
+        turned = Image.open(photos / f"{number:02d}.png").transpose(Image.Transpose.ROTATE_180)
+        turned.save(pool / f"=new {number}.png")
+    shutil.copy(photos / "07.png", pool / "known.png")  # under another name
     words = ["next", str(small_config), "--pool", str(pool), "--pool", str(photos), "--count", "4"]
     files = {option: tmp_path / f"{option}.out" for option in ("csv", "label-studio", "fiftyone")}
     status, out, _ = call(monkeypatch, capsys, *words, *(w for o, f in files.items() for w in (f"--{o}", str(f))))
     assert status == 0
-    assert "24 others" in out
+    assert "25 others" in out
     rows = list(csv.DictReader(files["csv"].open()))
     assert len(rows) == 4 and {Path(row["image"]).parent for row in rows} == {pool}
     assert [task["data"]["image_id"] for task in json.loads(files["label-studio"].read_text())] == [

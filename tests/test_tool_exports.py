@@ -355,7 +355,7 @@ def test_a_folder_may_be_of_no_class(tmp_path: Path) -> None:
     manifest = read_folders(tmp_path)
     assert manifest.class_names == ("None", "cat")
     assert any("the folder 'None' is a class; dataset.no_class: None" in note for note in manifest.notes)
-    assert any("1 files are passed over, for they are no images (1 .txt)" in note for note in manifest.notes)
+    assert any("passed over, for it is no image: 1 file (1 .txt)" in note for note in manifest.notes)
     assert says(read_folders(tmp_path, no_class="None")) == {"0.jpg": ["cat"], "1.jpg": []}
     with pytest.raises(DatasetError, match=r"there is no folder 'none' \(folders: None, cat\)"):
         read_folders(tmp_path, no_class="none")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
 import xxhash
 
 from cprfl.data.filesystems import is_remote, local_path
-from cprfl.data.images import BadImage
+from cprfl.data.images import BadImage, image_stamps
 from cprfl.data.manifest import Manifest
 from cprfl.data.walking import walked
 
@@ -81,6 +82,26 @@ def same_bytes(
         return len({manifest.splits[row] for row in rows} if across_splits else rows) > 1
 
     return list(told_apart(told_apart(filter(worth_it, sizes.values()), _TAIL), None))
+
+
+def copies_of(manifest: Manifest, uris: Sequence[str]) -> set[str]:
+    """Those of the files whose bytes are those of an image of a data set, whatever they are called; local ones."""
+    of_size: dict[int, list[str]] = {}
+    for uri, size in _sizes(manifest.uris):
+        of_size.setdefault(size, []).append(uri)
+
+    @cache
+    def digests(size: int) -> set[str]:
+        return {_digest(local_path(uri), None) for uri in of_size[size]}
+
+    return {uri for uri, size in _sizes(uris) if size in of_size and _digest(local_path(uri), None) in digests(size)}
+
+
+def _sizes(uris: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Local files of their own, with their sizes in bytes."""
+    for uri, stamp in zip(uris, image_stamps(uris), strict=True):
+        if len(stamp) == 2 and not is_remote(uri) and local_path(uri).is_file():
+            yield uri, stamp[0]
 
 
 def _digest(path: Path, tail: int | None) -> str:

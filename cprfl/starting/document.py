@@ -15,6 +15,7 @@ from cprfl.data.long_tail import class_counts, groups
 from cprfl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from cprfl.starting.machine import Encoders
 from cprfl.starting.reading import Reading
+from cprfl.words import counted
 
 _WIDTH = 110
 
@@ -43,7 +44,7 @@ def document(path: Path, output: Path, reading: Reading, encoders: Encoders) -> 
         f"#   cprfl data {output}     # look at the data",
         f"#   cprfl run {output}      # train, test, register",
         f"name: {name_of(path)}",
-        f"data_root: {_scalar(str(root.absolute()))}   # base of the paths below",
+        f"data_root: {_scalar(str(root.resolve()))}   # base of the paths below",
         "",
         "dataset:",
         *_section(reading.dataset, reading.unsure),
@@ -86,7 +87,7 @@ def in_words(reading: Reading, encoders: Encoders) -> list[str]:
     return [
         f"found     {reading.found}",
         f"images    {len(manifest)}: {', '.join(sizes)}{dealt}",
-        f"labels    {len(names)} classes, {per_image:.1f} an image; {empty} images without any",
+        f"labels    {counted(len(names), 'class')}, {per_image:.1f} an image; {counted(empty, 'image')} without any",
         f"frequent  {most} (training images)",
         f"rare      {rarest}",
         f"groups    head >= {manifest.groups.head} ({members['head']}), medium ({members['medium']}), "

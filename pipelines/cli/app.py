@@ -27,7 +27,7 @@ from pipelines.cli import (
 from pipelines.cli.ending import check_places, flush, mistakes_told
 from pipelines.cli.examples import add_examples
 from pipelines.cli.interrupting import interrupts_heard, say_where, was_interrupted
-from pipelines.cli.options import ConfigArgument, SetOption
+from pipelines.cli.options import ConfigArgument, SetOption, load
 from pipelines.cli.results import print_results, print_versions
 from pipelines.cli.standing import print_standing
 
@@ -274,9 +274,7 @@ def _load(config: Path, overrides: list[str] | None) -> Experiment:
     from cprfl.progress import say
 
     say(f"reading {config}, loading PyTorch")  # before what takes seconds to import
-    from cprfl.experiment import load
-
-    experiment = load(config, overrides or [])
+    experiment = load(config, overrides)
     check_places(experiment)
     say(f"{experiment.name}: loading MLflow")
     return experiment

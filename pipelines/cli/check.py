@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import ConfigArgument, SetOption
+from pipelines.cli.options import ConfigArgument, SetOption, load
 
 if TYPE_CHECKING:
     from cprfl.report.checks.base import Check
@@ -24,9 +24,8 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 where there is an issue.")] = False,
 ) -> None:
     """Look for what spoils a model's results: baselines, leaks, calibration, thresholds, classes too few to compare."""
-    from cprfl.experiment import load
 
-    experiment = load(config, overrides or [])
+    experiment = load(config, overrides)
     from pipelines.stages.check import check as stage
 
     found = stage(experiment)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import ConfigArgument, SetOption
+from pipelines.cli.options import ConfigArgument, SetOption, load
 
 
 def data(
@@ -21,9 +21,8 @@ def data(
     ] = True,
 ) -> None:
     """Show counts, the long tail, duplicates, leaks, bad images and labels that look wrong, before any encoding."""
-    from cprfl.experiment import load
 
-    experiment = load(config, overrides or [])
+    experiment = load(config, overrides)
     from pipelines.stages.data import data as stage
 
     report = stage(experiment, open_images=images)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.cli.options import ConfigArgument, SetOption
+from pipelines.cli.options import ConfigArgument, SetOption, load
 
 
 def few_shot(
@@ -17,10 +17,9 @@ def few_shot(
     overrides: SetOption = None,
 ) -> None:
     """Train on a few images of each novel class, again and again, and test on all that show one."""
-    from cprfl.experiment import load
 
     counts = _counts(shots)
-    experiment = load(config, overrides or [])
+    experiment = load(config, overrides)
     from pipelines.stages.few_shot import few_shot as stage
 
     names = [name.strip() for name in novel.split(",") if name.strip()]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import ConfigArgument, SetOption
+from pipelines.cli.options import ConfigArgument, SetOption, load
 
 if TYPE_CHECKING:
     from cprfl.report.findings.label_noise import Suspect
@@ -31,9 +31,8 @@ def findings(
     overrides: SetOption = None,
 ) -> None:
     """Find labels that look wrong to the trained model, and near duplicates within and across splits."""
-    from cprfl.experiment import load
 
-    experiment = load(config, overrides or [])
+    experiment = load(config, overrides)
     from pipelines.stages.findings import LABEL_MISTAKES, NEAR_DUPLICATES
     from pipelines.stages.findings import findings as stage
 

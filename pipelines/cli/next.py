@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.cli.options import ConfigArgument, SetOption
+from pipelines.cli.options import ConfigArgument, SetOption, load
 
 if TYPE_CHECKING:
     from pipelines.stages.next import FoundNext
@@ -31,9 +31,8 @@ def next_(
     overrides: SetOption = None,
 ) -> None:
     """Choose the images of a pool that are worth labelling next: unclear to the model, rare, unlike each other."""
-    from cprfl.experiment import load
 
-    experiment = load(config, overrides or [])
+    experiment = load(config, overrides)
     from pipelines.stages.next import next_images
 
     result = next_images(experiment, pool, count)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cprfl.data.checks import copies_of
 from cprfl.data.filesystems import is_remote, local_path
 from cprfl.data.images import BadImage
 from cprfl.data.long_tail import class_counts
@@ -29,7 +30,7 @@ class FoundNext:
     Attributes:
         found: the chosen images.
         num_pool: images of the pool that were looked at.
-        num_known: files of the pool that the data set has already.
+        num_known: files of the pool that the data set has already, under whatever name.
         bad: images of the pool that cannot be read.
     """
 
@@ -55,7 +56,8 @@ def next_images(experiment: Experiment, pool: Sequence[str], count: int) -> Foun
     results = Results.read(experiment.folder)
     everything = find_images(pool)
     known = {_place(uri) for uri in results.manifest.uris}
-    uris = [uri for uri in everything if _place(uri) not in known]
+    copies = copies_of(results.manifest, everything)
+    uris = [uri for uri in everything if _place(uri) not in known and uri not in copies]
     if not uris:
         raise DatasetError(f"{', '.join(pool)}: all {len(everything)} images are in the data set already")
     predictor = Predictor.load(results.checkpoint)

@@ -59,7 +59,7 @@ class Tree:
             DatasetError: where there is nothing.
         """
         if not path.exists():
-            raise DatasetError(f"{path}: no such file or folder")
+            raise DatasetError(f"{path}: no such file or folder on this machine{_mend(path)}")
         root = path if path.is_dir() else path.parent
         files: list[str] = []
         for start, _, names in walk(root, lambda name: name not in _IGNORED and not name.startswith(".")):
@@ -94,6 +94,12 @@ class Tree:
                 return opened.read(size)
         except FileNotFoundError:
             raise DatasetError(f"{self.path(file)}: a link to a file that is not there; remove it") from None
+
+
+def _mend(path: Path) -> str:
+    """What to do where an address was given in place of a path."""
+    is_address = re.match(r"[a-z][a-z0-9+.-]+:/", str(path)) is not None
+    return "; point at a copy, and set data_root in what is written to the address" if is_address else ""
 
 
 def split_of_path(file: str) -> SplitName | None:

@@ -19,6 +19,7 @@ from cprfl.data.readers.locate import SUFFIXES
 from cprfl.data.readers.shards import files_below
 from cprfl.data.storage import DataPath, join, read_bytes, stamps
 from cprfl.errors import DatasetError
+from cprfl.words import counted
 
 _JOINTS = ("+", "&", ",", ";", "|", "__")
 _WORDS_FOR_NONE = {"none", "no_class", "negative", "negatives", "background", "empty", "unlabeled", "unlabelled"}
@@ -201,7 +202,7 @@ def _notes(root: str, files: Sequence[str], images: Sequence[Sequence[_Copy]]) -
     others = Counter(PurePosixPath(file).suffix.lower() or "no suffix" for file in files if not _is_image(file))
     if others:
         kinds = ", ".join(f"{count} {kind}" for kind, count in others.most_common(5))
-        notes.append(f"{root}: {others.total()} files are passed over, for they are no images ({kinds})")
+        notes.append(f"{root}: passed over, for it is no image: {counted(others.total(), 'file')} ({kinds})")
     return notes
 
 

@@ -16,6 +16,7 @@ from cprfl.data.readers.xml_file import parse_xml
 from cprfl.data.storage import DataPath, Folder, join, parent, read_bytes
 from cprfl.data.walking import walked
 from cprfl.errors import DatasetError
+from cprfl.words import counted
 
 _ANNOTATIONS = ("Annotations", "annotations", "xmls", "xml")
 _IMAGES = ("JPEGImages", "images", "Images", "imgs", "img")
@@ -197,4 +198,4 @@ def without_annotation(images: str, uris: Collection[str]) -> list[str]:
         return []
     others = [path for path in walked(local_path(images)) if PurePosixPath(path).suffix.lower() in SUFFIXES]
     count = sum(join(images, path) not in uris for path in others)
-    return [f"{count} images of {images} have no XML file and are left out"] if count else []
+    return [f"{images}: left out without an XML file: {counted(count, 'image')}"] if count else []
