@@ -158,3 +158,12 @@ def test_a_linked_folder_of_images_is_looked_into(tmp_path: Path) -> None:
     (tmp_path / "set" / "photos").rename(tmp_path / "big")
     (tmp_path / "set" / "photos").symlink_to(tmp_path / "big")
     assert len(read_what_is_there(tmp_path / "set").manifest) == len(PHOTOGRAPHS)
+
+
+def test_a_misspelt_key_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "x.json").write_text(
+        '{"images": [{"id": 1, "file_name": "a.jpg"}], "annotaions": [], "categories": []}'
+    )
+    with pytest.raises(DatasetError, match=r"x.json: no list `annotations`"):
+        read_what_is_there(tmp_path)

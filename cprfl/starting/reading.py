@@ -143,10 +143,12 @@ def _nothing_found(path: Path, tree: Tree) -> str:
 
 
 def _broken_json(tree: Tree) -> str:
-    """Where one of the first JSON files is none, which no reader can say."""
+    """Where one of the first JSON files is none, or nearly COCO's, which no reader can say."""
     try:
         for file in tree.annotations(".json")[:_LOOKED_AT]:
             read_json(tree.path(file), "JSON file")
+            if coco.looks_like_coco(tree.head(file)):
+                coco.read_coco(tree.path(file))
     except DatasetError as error:
         return str(error)
     return ""

@@ -197,13 +197,15 @@ def discover(tree: Tree) -> list[Proposal]:
 
 
 def _parsed(tree: Tree, file: str) -> CocoFile | None:
-    head = tree.head(file)
-    if not head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") or sum(mark in head for mark in _MARKS) < 2:
-        return None
     try:
-        return read_coco(tree.path(file))
-    except DatasetError:
+        return read_coco(tree.path(file)) if looks_like_coco(tree.head(file)) else None
+    except DatasetError:  # which is said where nothing else is found
         return None
+
+
+def looks_like_coco(head: bytes) -> bool:
+    """Whether a file begins as COCO's do, misspelt or broken ones too."""
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{") and sum(mark in head for mark in _MARKS) >= 2
 
 
 def _proposal(tree: Tree, files: Mapping[SplitName, str], found: Mapping[str, CocoFile]) -> Proposal:
