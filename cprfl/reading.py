@@ -22,7 +22,8 @@ from cprfl.plain import no_formula
 from cprfl.words import counted
 
 SAME_CONTENT = "same_content.csv"
-_FEW, _MANY, _ALIKE = 2, 10, 0.85  # images of a class that may be a slip, of one that is none, and how alike names are
+_SHORT = 3  # letters of which any order may be a name
+_FEW, _MANY, _ALIKE = 2, 5, 0.85  # images of a class that may be a slip, of one that is none, and how alike names are
 
 _DEAL_ANEW = "remove it, and images are dealt out anew, those of an unchanged list as before"
 
@@ -65,16 +66,26 @@ def _misspelt(manifest: Manifest) -> list[str]:
     """That a class of one or two images has nearly the name of a class of many, if any has."""
     shown = np.fromiter(chain.from_iterable(manifest.labels), dtype=np.int64)
     counts = np.bincount(shown, minlength=len(manifest.class_names))
-    frequent = [name for name, count in zip(manifest.class_names, counts, strict=True) if count >= _MANY]
+    named = list(zip(manifest.class_names, counts, strict=True))
+    frequent = {name.casefold(): name for name, count in named if count >= _MANY}
+    letters = {_letters(name): name for name in frequent}
     found = []
-    for name, count in zip(manifest.class_names, counts, strict=True):
-        near = difflib.get_close_matches(name, frequent, 1, _ALIKE) if 0 < count <= _FEW else []
-        if near and not any(map(str.isdigit, name)):
+    for name, count in named:
+        if not 0 < count <= _FEW or any(map(str.isdigit, name)):
+            continue
+        swapped = letters.get(_letters(name.casefold()))
+        near = [swapped] if swapped else difflib.get_close_matches(name.casefold(), frequent, 1, _ALIKE)
+        if near:
             found.append(
-                f"class {name!r} ({counted(int(count), 'image')}) has nearly the name of {near[0]!r}; where that is a "
-                "slip, mend the annotations, or it is learned as a class of its own"
+                f"class {name!r} ({counted(int(count), 'image')}) has nearly the name of {frequent[near[0]]!r}; where "
+                "that is a slip, mend the annotations, or it is learned as a class of its own"
             )
     return found
+
+
+def _letters(name: str) -> str:
+    """The first letter, and all of them in their order: what names have in common of which two letters are swapped."""
+    return f"{name[:1]}{''.join(sorted(name))}" if len(name) > _SHORT else name
 
 
 def _same_content(experiment: Experiment, manifest: Manifest) -> list[str]:

@@ -247,9 +247,10 @@ def test_a_failed_evaluation_leaves_no_experiment_in_mlflow(
 def test_a_class_that_may_be_a_slip_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from cprfl.reading import _misspelt
 
-    names = ("blue star", "red circle", "red cirlce", "class 1")
-    labels = ((1,),) * 12 + ((0,),) * 12 + ((2,), (3,))
+    names = ("blue star", "red circle", "red cirlce", "class 1", "Hund", "Hnud", "cat", "act")
+    labels = ((1,),) * 12 + ((0,),) * 12 + ((2,), (3,)) + ((4,),) * 7 + ((5,),) + ((6,),) * 7 + ((7,),)
     ids = tuple(map(str, range(len(labels))))
     manifest = Manifest(names, ids, ids, ("train",) * len(labels), labels)
-    (note,) = _misspelt(manifest)
-    assert "'red cirlce' (1 image) has nearly the name of 'red circle'" in note
+    first, second = _misspelt(manifest)
+    assert "'red cirlce' (1 image) has nearly the name of 'red circle'" in first
+    assert "'Hnud' (1 image) has nearly the name of 'Hund'" in second
