@@ -25,10 +25,11 @@ SHARED = Path(__file__).parent.parent.parent / "shared"
 # one session; the other takes the rest.
 ON_RAY = (
     "test_on_ray", "test_two_nodes", "test_tune", "test_extraction", "test_ray_faults", "test_ray_security",
-    "test_kills",
+    "test_ray_mistakes", "test_kills",
 )  # fmt: skip
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist's own reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put what needs the suite's Ray, or a cluster of two nodes, first and into one group."""
     first = []
