@@ -166,14 +166,18 @@ def _annotation_of(annotation: Any, key: str, name: Any, root: type[Config]) -> 
     """The type of the setting ``key`` of a section; ``name`` chooses the component where there are several."""
     if SameAsRoot in _parts(annotation):
         annotation = root
-    classes = list(_config_classes(annotation))
-    chosen = [c for c in classes if "name" in c.model_fields and c.model_fields["name"].default == name] or classes
-    for cls in chosen:
+    for cls in components(annotation, name) or _config_classes(annotation):
         if key in cls.model_fields:
             field = cls.model_fields[key]
             return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     mapped = get_args(_bare(annotation, dict))
     return mapped[1] if len(mapped) == 2 else Any
+
+
+def components(annotation: Any, name: Any) -> list[type[Config]]:
+    """The configuration classes of a setting whose ``name`` this is: the chosen one of several components."""
+    classes = _config_classes(annotation)
+    return [found for found in classes if "name" in found.model_fields and found.model_fields["name"].default == name]
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

@@ -15,6 +15,16 @@ from cprfl.errors import ConfigError
 from cprfl.named_places import check_interpolations
 
 
+def check_there(path: str | Path) -> None:
+    """Make sure that there is such a file.
+
+    Raises:
+        ConfigError: where there is none.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: configuration file not found")
+
+
 def read(cls: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """The settings of a YAML file with ``a.b=value`` overrides, as they are written.
 
@@ -26,8 +36,7 @@ def read(cls: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> 
     Raises:
         ConfigError: where the file or an override cannot be read.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"{path}: configuration file not found")
+    check_there(path)
     try:
         base = read_settings(cls, Path(path).read_text())
         if isinstance(base, dict):

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import TypeVar
-from weakref import WeakSet
 
 Result = TypeVar("Result")
 # At most so long it is waited at a time: polars, which MLflow and plots import, lets Ctrl-C interrupt no system call.
@@ -18,7 +17,7 @@ NEWS = signal.SIGUSR2  # for the main thread, from another one
 _AGAIN = 0.05  # seconds until it is looked whether a transaction has ended
 _DATABASE = ("mlflow.store.", "sqlalchemy.")
 _news: SimpleQueue[Exception] = SimpleQueue()
-_threads: WeakSet[threading.Thread] = WeakSet()  # that somebody waits for, or has stopped waiting for
+_BESIDE = "cprfl: beside the command"  # name of a thread that somebody waits for, or has stopped waiting for
 
 
 @contextmanager
@@ -47,8 +46,7 @@ def in_thread(work: Callable[[], Result]) -> Result:
         except BaseException as error:
             ended.put((None, error))
 
-    thread = threading.Thread(target=call, daemon=True)
-    _threads.add(thread)
+    thread = threading.Thread(target=call, name=_BESIDE, daemon=True)
     thread.start()
     while True:
         try:
@@ -63,7 +61,7 @@ def in_thread(work: Callable[[], Result]) -> Result:
 
 def is_left_behind() -> bool:
     """Whether work is still done in a thread of `in_thread`, which nobody waits for any more if this is asked."""
-    return any(thread.is_alive() for thread in _threads)
+    return any(thread.name == _BESIDE for thread in threading.enumerate())
 
 
 def main_thread_raises() -> None:

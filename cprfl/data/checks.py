@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -66,10 +65,7 @@ def same_bytes(
     Returns:
         Rows of the manifest, ascending in each group.
     """
-    sizes: dict[int, list[int]] = {}
-    for row, (uri, stamp) in enumerate(zip(manifest.uris, stamps, strict=True)):
-        if len(stamp) == 2 and stamp != MISSING and not is_remote(uri):
-            sizes.setdefault(stamp[0], []).append(row)
+    sizes = _of_each_size(manifest.uris, stamps)
 
     def told_apart(candidates: Iterable[Sequence[int]], tail: int | None) -> Iterator[list[int]]:
         for rows in candidates:
@@ -86,22 +82,22 @@ def same_bytes(
 
 def copies_of(manifest: Manifest, uris: Sequence[str]) -> set[str]:
     """Those of the files whose bytes are those of an image of a data set, whatever they are called; local ones."""
-    of_size: dict[int, list[str]] = {}
-    for uri, size in _sizes(manifest.uris):
-        of_size.setdefault(size, []).append(uri)
-
-    @cache
-    def digests(size: int) -> set[str]:
-        return {_digest(local_path(uri), None) for uri in of_size[size]}
-
-    return {uri for uri, size in _sizes(uris) if size in of_size and _digest(local_path(uri), None) in digests(size)}
+    own, others = ([uri for uri in some if not is_remote(uri)] for some in (manifest.uris, uris))
+    own_of_size, found = _of_each_size(own, image_stamps(own)), set[str]()
+    for size, rows in _of_each_size(others, image_stamps(others)).items():
+        digests = {_digest(local_path(own[row]), None) for row in own_of_size.get(size, [])}
+        if digests:
+            found |= {others[row] for row in rows if _digest(local_path(others[row]), None) in digests}
+    return found
 
 
-def _sizes(uris: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Local files of their own, with their sizes in bytes."""
-    for uri, stamp in zip(uris, image_stamps(uris), strict=True):
-        if len(stamp) == 2 and not is_remote(uri) and local_path(uri).is_file():
-            yield uri, stamp[0]
+def _of_each_size(uris: Sequence[str], stamps: Sequence[tuple[int, ...]]) -> dict[int, list[int]]:
+    """Rows of the local files that are there, by their sizes in bytes."""
+    sizes: dict[int, list[int]] = {}
+    for row, (uri, stamp) in enumerate(zip(uris, stamps, strict=True)):
+        if len(stamp) == 2 and not is_remote(uri):
+            sizes.setdefault(stamp[0], []).append(row)
+    return sizes
 
 
 def _digest(path: Path, tail: int | None) -> str:

@@ -17,7 +17,6 @@ from torch import Tensor
 from cprfl.data.feature_store import FeatureStore
 from cprfl.encoders.base import Transform
 from cprfl.inference.predictor import load_method
-from cprfl.models.base import Method
 
 _BATCH = 64
 
@@ -75,12 +74,6 @@ def attention_of(checkpoint: Path, store: FeatureStore, image_ids: Sequence[str]
         FeatureStoreError: where an image has no features.
     """
     method, _ = load_method(checkpoint)
-    return attention_of_method(method, store, image_ids)
-
-
-@torch.inference_mode()
-def attention_of_method(method: Method, store: FeatureStore, image_ids: Sequence[str]) -> np.ndarray | None:
-    """`attention_of` a method that is loaded already, and in evaluation mode."""
     found: dict[str, np.ndarray] = {}
     for batch in store.subset(image_ids).iter_batches(_BATCH, views="plain"):
         weights_BCV = method.attention(batch.grid_BVD.float(), batch.global_BE.float())

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
-from cprfl.config import read_override, validate
+from cprfl.config import components, read_override, validate
 from cprfl.data.checks import missing_images, where_it_may_be
 from cprfl.data.filesystems import is_remote
 from cprfl.data.images import image_stamps
@@ -166,9 +166,10 @@ def _known(settings: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
 
 
 def _dataset(settings: Mapping[str, Any], root: Path) -> DatasetConfig:
-    kinds: tuple[type[DatasetConfig], ...] = get_args(get_args(AnyDataset)[0])
-    kind = next(kind for kind in kinds if kind.model_fields["name"].default == settings["name"])
-    return validate(kind, dict(settings), source="dataset", data_root=str(root.absolute()))
+    (kind,) = components(AnyDataset, settings["name"])
+    found = validate(kind, dict(settings), source="dataset", data_root=str(root.absolute()))
+    assert isinstance(found, DatasetConfig)
+    return found
 
 
 def _with_a_test_split(proposal: Proposal) -> tuple[dict[str, Any], dict[str, str]]:

@@ -22,10 +22,9 @@ def load(config: Path, overrides: list[str] | None) -> Experiment:
     Raises:
         ConfigError: with every mistake in one list.
     """
-    if not config.is_file():
-        from cprfl.errors import ConfigError
+    from cprfl.settings import check_there
 
-        raise ConfigError(f"{config}: configuration file not found")
+    check_there(config)
     from cprfl.experiment import load as read
 
     return read(config, overrides or [])

@@ -76,10 +76,10 @@ def resolved(address: str) -> str:
         found = canonicalize_bootstrap_address(address)
     except (ConnectionError, ValueError) as error:
         raise ClusterError(f"RAY_ADDRESS={address}: {str(error).splitlines()[0]}; expected host:port") from None
-    if address != found and is_loopback(address) and not _accepts(str(found)) and _accepts(address):
-        return address  # of a cluster that listens there alone; Ray would look for it at this machine's own address
     if found is None:
         raise ClusterError(f"RAY_ADDRESS={address}: no Ray cluster runs on this machine; unset it to start one")
+    if address != found and is_loopback(address) and not _accepts(found) and _accepts(address):
+        return address  # of a cluster that listens there alone; Ray would look for it at this machine's own address
     return found
 
 

@@ -150,23 +150,27 @@ def prune(cache: Cache, keys: Collection[str] = (), *, unused: bool = False) -> 
                 item.folder.remove_all()
                 result.removed.append(item.folder.uri)
                 continue
-            names = item.store.prune() if isinstance(item.store, FeatureStore) else _prune_unfinished(item)
+            result.removed.extend(_pruned(item))
         finally:
             if item.lock is not None:
                 item.lock.share()
-        result.removed.extend(f"{item.folder.uri}/{name}".rstrip("/") for name in names)
         if doubt is not None:
             result.kept.append(f"{item.folder.uri}: {doubt}")
     return result
 
 
-def _prune_unfinished(item: Cached) -> list[str]:
-    """Remove all but whole shards, and the folder where there is none; a storage without locks may be being filled."""
-    names = prune_unfinished(item.folder)
-    if item.lock is not None and not shard_numbers(item.folder):
-        item.folder.remove_all()
-        return [""]
-    return names
+def _pruned(item: Cached) -> list[str]:
+    """Remove what is no part of a store, and the folder where no shard is left; a storage without locks may be filled.
+
+    Returns:
+        The paths of what is removed.
+    """
+    opened = isinstance(item.store, FeatureStore)
+    names = item.store.prune() if isinstance(item.store, FeatureStore) else prune_unfinished(item.folder)
+    if opened or item.lock is None or shard_numbers(item.folder):
+        return [f"{item.folder.uri}/{name}" for name in names]
+    item.folder.remove_all()
+    return [item.folder.uri]
 
 
 def _doubt(item: Cached, cache: Cache, *, named: bool) -> str | None:

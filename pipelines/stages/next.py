@@ -56,8 +56,9 @@ def next_images(experiment: Experiment, pool: Sequence[str], count: int) -> Foun
     results = Results.read(experiment.folder)
     everything = find_images(pool)
     known = {_place(uri) for uri in results.manifest.uris}
-    copies = copies_of(results.manifest, everything)
-    uris = [uri for uri in everything if _place(uri) not in known and uri not in copies]
+    elsewhere = [uri for uri in everything if _place(uri) not in known]
+    copies = copies_of(results.manifest, elsewhere)
+    uris = [uri for uri in elsewhere if uri not in copies]
     if not uris:
         raise DatasetError(f"{', '.join(pool)}: all {len(everything)} images are in the data set already")
     predictor = Predictor.load(results.checkpoint)

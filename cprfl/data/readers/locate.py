@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cprfl.data.filesystems import is_remote, local_path
-from cprfl.data.storage import join
+from cprfl.data.storage import Folder, join
 from cprfl.data.walking import walked
 
 SUFFIXES = (
@@ -192,6 +192,11 @@ def _names_in(folder: str) -> list[str]:
         return [entry.name for entry in os.scandir(folder) if not entry.is_dir()]
     except (OSError, ValueError):  # no such folder, or no name of one
         return []
+
+
+def names_below(folder: str) -> list[str]:
+    """Paths below a folder of the files in it; those in its own folders too where it is a local one; sorted."""
+    return sorted(Folder(folder).files() if is_remote(folder) else walked(local_path(folder)))
 
 
 def _below(folder: str) -> dict[str, str]:

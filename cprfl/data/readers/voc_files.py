@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 from cprfl.config import Config
 from cprfl.data.filesystems import is_remote, local_path
-from cprfl.data.readers.locate import SUFFIXES, ImageFolder, is_file
+from cprfl.data.readers.locate import SUFFIXES, ImageFolder, is_file, names_below
 from cprfl.data.readers.text import STRUCTURED_BYTES, read_lines
 from cprfl.data.readers.xml_file import parse_xml
 from cprfl.data.storage import DataPath, Folder, join, parent, read_bytes
@@ -134,8 +134,7 @@ def _is_annotated(name: str, annotations: str) -> bool:
 
 def _all_files(annotations: str) -> list[VocFile]:
     """Every XML file of a folder; of those in it too where it is a local one."""
-    found = list(Folder(annotations).files()) if is_remote(annotations) else list(walked(local_path(annotations)))
-    names = sorted(name for name in found if name.lower().endswith(".xml"))
+    names = [name for name in names_below(annotations) if name.lower().endswith(".xml")]
     if not names:
         raise DatasetError(
             f"{annotations}: no XML file there; set `annotations` to their folder, or `image_set` to a list of images"

@@ -7,17 +7,16 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from cprfl.data.filesystems import is_remote, local_path
+from cprfl.data.filesystems import is_remote
 from cprfl.data.readers.annotations import Annotations, Row, SplitName, split_name
 from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.discovery import Proposal, Tree, common_folder, split_of_path
 from cprfl.data.readers.layout import in_order
-from cprfl.data.readers.locate import SUFFIXES, ImageFolder, LocalFiles, is_file
+from cprfl.data.readers.locate import SUFFIXES, ImageFolder, LocalFiles, is_file, names_below
 from cprfl.data.readers.tables.cells import number_in
 from cprfl.data.readers.text import read_lines, read_text
 from cprfl.data.readers.yolo_data import YoloData, ends, read_yolo_data
 from cprfl.data.storage import DataPath, Folder, join, parent
-from cprfl.data.walking import walked
 from cprfl.errors import DatasetError
 from cprfl.words import counted
 
@@ -82,8 +81,9 @@ def _images(data: YoloData, paths: Sequence[str]) -> tuple[list[tuple[str, str]]
 
 
 def _images_below(folder: str) -> list[tuple[str, str]]:
-    names = list(Folder(folder).files()) if is_remote(folder) else list(walked(local_path(folder)))
-    return [(name, join(folder, name)) for name in sorted(names) if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    return [
+        (name, join(folder, name)) for name in names_below(folder) if PurePosixPath(name).suffix.lower() in SUFFIXES
+    ]
 
 
 def _listed_images(data: YoloData, listing: str) -> tuple[list[tuple[str, str]], list[str]]:

@@ -84,7 +84,8 @@ def class_columns(
     if wanted is not None:
         return ClassColumns(_chosen(columns, tables[0], wanted, ignore_case), minus_is_no, notes)
     attributes = [name for name in binary if _is(_ATTRIBUTE, name)]
-    if not classes and not attributes and (texts := list(filter(lambda name: _is_text(name, columns[name]), columns))):
+    texts = [name for name, column in columns.items() if _is_text(name, column)]
+    if texts and not classes and not attributes:
         raise _of_text(tables[0], texts)
     for name, column in columns.items():
         if _nearly_a_class(name, column) or (column.strange and not classes and not attributes):
