@@ -119,23 +119,23 @@ def _logits(
     They are those of the M members, or of the method itself, which is one.
     """
     training = prepared.manifest.split(TRAIN)
-    fold_N = stratify(training.targets(), [1 / folds] * folds, experiment.seed)
+    fold_N = stratify(training.labels, [1 / folds] * folds, experiment.seed)
     if len(np.unique(fold_N)) < folds:
         raise DatasetError(
             f"split train: {len(training)} images make no {folds} folds; lower model.num_folds or decisions.folds"
         )
-    parts = []
+    parts = list[Tensor]()
     numbers = range(folds)
     for fold in progress(numbers, folds, "training without a fold") if worker.rank == 0 else numbers:
         held_out = training.select(np.flatnonzero(fold_N == fold))
         part = replace(prepared, manifest=hold_out(training, fold_N == fold))
         parts.append(_of_fold(experiment, part, held_out, epochs, worker, text_tower, members))
-    logits = torch.zeros(*parts[0].shape[:2], *training.targets().shape)
     means_FTMC = torch.stack([found.mean(dim=2) for found in parts])
-    for fold, logits_TMnC in enumerate(parts):
+    logits = parts[0].new_empty(*parts[0].shape[:2], len(training), len(training.class_names))
+    for fold in numbers:
         # Each training has an offset of its own for every class, which ranks nothing within a fold but would between.
         level_TMC = means_FTMC.mean(dim=0) - means_FTMC[fold]
-        logits[:, :, torch.from_numpy(fold_N == fold)] = logits_TMnC + level_TMC[:, :, None]
+        logits[:, :, torch.from_numpy(fold_N == fold)] = parts.pop(0) + level_TMC[:, :, None]
     return logits
 
 

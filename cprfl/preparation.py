@@ -239,7 +239,7 @@ def _split(manifest: Manifest, experiment: Experiment) -> Manifest:
     share = experiment.train.validation
     if share == 0:
         return manifest
-    part = stratify(manifest.split(TRAIN).targets(), [1 - share, share], experiment.seed)
+    part = stratify(manifest.split(TRAIN).labels, [1 - share, share], experiment.seed)
     return hold_out(manifest, part == 1)
 
 
@@ -256,7 +256,7 @@ def _check_splits(manifest: Manifest, needs: Collection[str], experiment: Experi
             raise DatasetError(
                 f"split {name}: none of its {len(split)} images shows a class; {'' if held_out else 'see '}{mend}"
             )
-    if manifest.unknown and not (manifest.split(TRAIN).targets() == 0).any():
+    if manifest.unknown and not manifest.split(TRAIN).any_absent:
         raise DatasetError(
             "split train: of no image and class is it known that the image does not show it, so nothing can be told "
             "apart; see dataset.uncertain and dataset.unmentioned"

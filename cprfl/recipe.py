@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -287,12 +288,13 @@ def _validation(
     if not len(watched):
         return None
     source, counts = source_of(experiment, prepared, watched, objective, training=False), class_counts(manifest)
+    targets_NC = watched.targets(dtype=np.float16)
     size = BATCH if prepared.store is not None else experiment.encoder.batch_size
 
     def validate(weights: dict[str, Tensor]) -> dict[str, float]:
         with objective.loaded(weights):
             logits_NC = score(objective, source, watched.image_ids, size, worker)
-        result = evaluate(logits_NC.numpy(), watched.targets(), manifest.class_names, counts, manifest.groups)
+        result = evaluate(logits_NC.numpy(), targets_NC, manifest.class_names, counts, manifest.groups)
         return {f"{split}/{name}": value for name, value in result.metrics.items() if not name.startswith("AP/")}
 
     return validate

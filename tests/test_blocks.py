@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from cprfl.evaluation.calibration import calibrate
 from cprfl.evaluation.confusion import confusions
 from cprfl.evaluation.decisions import Decisions
 from cprfl.evaluation.intervals import bootstrap
-from cprfl.evaluation.metrics import average_precision, evaluate
+from cprfl.evaluation.metrics import average_precision, evaluate, predicted_images, read_predictions, write_predictions
 from cprfl.evaluation.reliability import decided_metrics
 from cprfl.evaluation.thresholds import choose_thresholds
 from cprfl.report.findings.label_noise import least_credible
@@ -124,3 +126,18 @@ def test_memory_beside_scores_and_labels_does_not_grow_with_the_images(
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + logits_NC.nbytes / 4
+
+
+def test_predictions_in_parts_are_read_in_any_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logits_NC, manifest = images(50)
+    monkeypatch.setattr(blocks, "_VALUES", 35)  # seven images
+    path, order = tmp_path / "p.parquet", np.random.default_rng(0).permutation(50)[:40]
+    write_predictions(path, manifest.image_ids, logits_NC, manifest.class_names, decisions(logits_NC).probabilities)
+    assert predicted_images(path) == list(manifest.image_ids)
+    assert (read_predictions(path, [manifest.image_ids[row] for row in order]) == logits_NC[order]).all()
+    written = pq.ParquetFile(path)
+    assert written.num_row_groups == 8
+    probabilities = np.array(written.read()["probabilities"].to_pylist(), dtype=np.float32)
+    assert (probabilities == decisions(logits_NC).probabilities(logits_NC)).all()
+    write_predictions(path, [], logits_NC[:0], manifest.class_names)
+    assert read_predictions(path, []).shape == (0, 5)

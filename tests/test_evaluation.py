@@ -62,7 +62,7 @@ def test_average_precision_leaves_out_what_nobody_knows(n: int, kind: str, seed:
 
 def test_probabilities_stand_beside_the_logits(tmp_path: Path) -> None:
     scores = np.array([[0.0, 1.0], [2.0, 3.0]])
-    write_predictions(tmp_path / "p.parquet", ["a", "b"], scores, ("x", "y"), probabilities=scores / 4)
+    write_predictions(tmp_path / "p.parquet", ["a", "b"], scores, ("x", "y"), lambda logits: logits / 4)
     table = pq.read_table(tmp_path / "p.parquet")
     assert table.column_names == ["image_id", "scores", "probabilities"]
     assert table["probabilities"].to_pylist() == (scores / 4).tolist()

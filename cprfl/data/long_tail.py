@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from scipy.sparse import csr_array
 
 from cprfl.config import Config
 from cprfl.data.manifest import TRAIN, VALIDATION, Groups, Manifest, TrainingCounts
@@ -20,8 +21,16 @@ def class_counts(manifest: Manifest) -> np.ndarray:
     """Images per class of the data set's training split, int64 [c]: before any were held out for validation."""
     if manifest.whole_training is not None:
         return np.array(manifest.whole_training.per_class, dtype=np.int64)
-    listed = (labels for split, labels in zip(manifest.splits, manifest.labels, strict=True) if split == TRAIN)
-    return np.bincount(np.fromiter(chain.from_iterable(listed), np.int64), minlength=len(manifest.class_names))
+    return manifest.split(TRAIN).positives
+
+
+def cooccurrence(manifest: Manifest) -> np.ndarray:
+    """How many images show both of two classes, int64 [c, c]; on the diagonal how many show the class."""
+    ends = np.cumsum([0, *map(len, manifest.labels)])
+    labels = np.fromiter(chain.from_iterable(manifest.labels), np.int64)
+    shown_NC = csr_array((np.ones_like(labels), labels, ends), shape=(len(manifest), len(manifest.class_names)))
+    counts: np.ndarray = (shown_NC.T @ shown_NC).toarray()
+    return counts
 
 
 def num_training_images(manifest: Manifest) -> int:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -112,10 +113,24 @@ class Manifest:
         """The rows of one split."""
         return self.select(np.flatnonzero(np.array(self.splits, dtype=str) == name))
 
-    def targets(self, rows: Sequence[int] | None = None) -> np.ndarray:
-        """Multi-hot targets of the images, or of those in these rows, float32 [n, c]; NaN where nobody knows."""
+    @cached_property
+    def positives(self) -> np.ndarray:
+        """How many images show each class, int64 [c]."""
+        return np.bincount(np.fromiter(chain.from_iterable(self.labels), np.int64), minlength=len(self.class_names))
+
+    @property
+    def any_absent(self) -> bool:
+        """Whether it is known of any image that it does not show some class."""
+        unknown, count = self.unknown or ((),) * len(self), len(self.class_names)
+        return any(len(own) + len(other) < count for own, other in zip(self.labels, unknown, strict=True))
+
+    def targets(self, rows: Sequence[int] | None = None, dtype: type[np.floating] = np.float32) -> np.ndarray:
+        """Multi-hot targets of the images, or of those in these rows, [n, c]; NaN where nobody knows.
+
+        Half precision has 0, 1 and NaN as any other.
+        """
         rows = range(len(self)) if rows is None else rows
-        targets = np.zeros((len(rows), len(self.class_names)), dtype=np.float32)
+        targets = np.zeros((len(rows), len(self.class_names)), dtype=dtype)
         for place, row in enumerate(rows):
             targets[place, list(self.labels[row])] = 1
             if self.unknown:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -62,22 +64,22 @@ def deal(
     return [names[part[group]] for group in groups]
 
 
-def stratify(targets: np.ndarray, shares: Sequence[float], seed: int) -> np.ndarray:
+def stratify(labels: Sequence[Sequence[int]], shares: Sequence[float], seed: int) -> np.ndarray:
     """The part of each image, int64 [n]: those of the rarest class are dealt out first, those without any last.
 
     Args:
-        targets: multi-hot [n, c]; what is not known counts as not shown.
+        labels: class indices of each of the n images.
         shares: of the parts; they add up to 1.
         seed: of the order among those whose rarest class is equally rare.
     """
-    shown = np.asarray(targets) > 0
-    rarest_N = np.where(shown, shown.sum(axis=0), len(shown) + 1).min(axis=1, initial=len(shown) + 1)
-    order = np.random.default_rng(seed).permutation(len(shown))
+    count = Counter(chain.from_iterable(labels))
+    rarest_N = np.array([min((count[label] for label in own), default=len(labels) + 1) for own in labels], dtype=int)
+    order = np.random.default_rng(seed).permutation(len(labels))
     order = order[np.argsort(rarest_N[order], kind="stable")]
-    labels = [np.flatnonzero(row).tolist() for row in shown[order]]
     keys = [str(row) for row in order]
-    dealt = deal(keys, keys, labels, {str(number): share for number, share in enumerate(shares)}, seed, {})
-    part = np.empty(len(targets), dtype=np.int64)
+    named = {str(number): share for number, share in enumerate(shares)}
+    dealt = deal(keys, keys, [labels[row] for row in order], named, seed, {})
+    part = np.empty(len(labels), dtype=np.int64)
     part[order] = [int(name) for name in dealt]
     return part
 

@@ -180,7 +180,7 @@ def fit_decisions(checkpoint: Path, manifest: Manifest, config: DecisionsConfig)
         unfitted.write(checkpoint)
         return unfitted
     row = {image_id: number for number, image_id in enumerate(manifest.image_ids)}
-    targets_NC = manifest.select(np.array([row[name] for name in ids])).targets().astype(np.float16)  # 0, 1 or NaN
+    targets_NC = manifest.select(np.array([row[name] for name in ids])).targets(dtype=np.float16)
     members = groups(class_counts(manifest), manifest.groups.head, manifest.groups.tail)
     validated = all(listed[name] == VALIDATION for name in ids)
     source = f"{len(ids)} validation images" if validated else f"{len(ids)} training images, held out fold by fold"

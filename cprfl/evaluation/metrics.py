@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cprfl.data.files import read_record, write_record
 from cprfl.data.long_tail import groups
 from cprfl.data.manifest import Groups
-from cprfl.data.table_files import read_table, write_table
+from cprfl.data.table_files import open_table, write_parts
 from cprfl.errors import CheckpointError, NonFiniteError, ShapeError
 from cprfl.evaluation.blocks import columns, row_blocks
 
@@ -181,20 +182,26 @@ def write_predictions(
     image_ids: Sequence[str],
     scores: np.ndarray,
     class_names: tuple[str, ...],
-    probabilities: np.ndarray | None = None,
+    probabilities_of: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> None:
     """``predictions.parquet``: image_id and scores float32 [c] (logits); class names in the schema's metadata.
 
-    Calibrated probabilities float32 [c] stand beside them, where they are given.
+    Calibrated probabilities float32 [c] stand beside them, where something makes them of logits.
     """
-    given = {"scores": scores} | ({} if probabilities is None else {"probabilities": probabilities})
-    lists = {name: _lists(values.astype(np.float32, copy=False)) for name, values in given.items()}
-    table = pa.table({"image_id": pa.array(image_ids, pa.string()), **lists})
-    write_table(path, table.replace_schema_metadata({"class_names": json.dumps(class_names)}))
+    lists = pa.list_(pa.float32(), scores.shape[1])
+    kept: dict[str, Callable[[np.ndarray], np.ndarray]] = {"scores": np.asarray}
+    if probabilities_of is not None:
+        kept["probabilities"] = probabilities_of
+    schema = pa.schema(
+        {"image_id": pa.string(), **dict.fromkeys(kept, lists)}, metadata={"class_names": json.dumps(class_names)}
+    )
 
+    def part(rows: slice) -> pa.Table:
+        matrices = [make(scores[rows]).astype(np.float32, copy=False) for make in kept.values()]
+        cells = [pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), type=lists) for matrix in matrices]
+        return pa.table([pa.array(image_ids[rows], pa.string()), *cells], schema=schema)
 
-def _lists(values: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+    write_parts(path, schema, map(part, row_blocks(scores.shape)))
 
 
 def read_predictions(path: Path, image_ids: Sequence[str]) -> np.ndarray:
@@ -204,14 +211,20 @@ def read_predictions(path: Path, image_ids: Sequence[str]) -> np.ndarray:
         CheckpointError: where the file is missing or damaged.
         ShapeError: naming an image that has none.
     """
-    table = read_table(path, CheckpointError, _MADE_AGAIN, ["image_id", "scores"])
-    row = {image_id: number for number, image_id in enumerate(table["image_id"].to_pylist())}
-    absent = [image_id for image_id in image_ids if image_id not in row]
-    if absent:
-        raise ShapeError(f"{path}: no scores of image {absent[0]!r} and {len(absent) - 1} others; evaluate again")
-    scores = table["scores"].combine_chunks()
-    values: np.ndarray = scores.values.to_numpy().reshape(len(table), -1)
-    return values[[row[image_id] for image_id in image_ids]]
+    with open_table(path, CheckpointError, _MADE_AGAIN) as table:
+        row = {image_id: number for number, image_id in enumerate(_images(table))}
+        absent = [image_id for image_id in image_ids if image_id not in row]
+        if absent:
+            raise ShapeError(f"{path}: no scores of image {absent[0]!r} and {len(absent) - 1} others; evaluate again")
+        row_N = np.array([row[image_id] for image_id in image_ids], dtype=int)
+        scores = np.empty((len(row_N), table.schema_arrow.field("scores").type.list_size), dtype=np.float32)
+        start = 0
+        for number in range(table.num_row_groups):
+            part = table.read_row_group(number, columns=["scores"])["scores"].combine_chunks()
+            here = (start <= row_N) & (row_N < start + len(part))
+            scores[here] = part.flatten().to_numpy().reshape(len(part), scores.shape[1])[row_N[here] - start]
+            start += len(part)
+    return scores
 
 
 def predicted_images(path: Path) -> list[str]:
@@ -220,5 +233,10 @@ def predicted_images(path: Path) -> list[str]:
     Raises:
         CheckpointError: where the file is missing or damaged.
     """
-    ids: list[str] = read_table(path, CheckpointError, _MADE_AGAIN)["image_id"].to_pylist()
+    with open_table(path, CheckpointError, _MADE_AGAIN) as table:
+        return _images(table)
+
+
+def _images(table: pq.ParquetFile) -> list[str]:
+    ids: list[str] = table.read(columns=["image_id"])["image_id"].to_pylist()
     return ids

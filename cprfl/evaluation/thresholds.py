@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,7 +36,7 @@ def choose_thresholds(
     Args:
         probabilities_NC: float32.
         targets_NC: multi-hot, NaN where nobody knows.
-        groups: indices of classes that lean on each other.
+        groups: indices of classes that lean on each other; no class is in two of them.
         goal: what the thresholds are for.
         wanted: precision or recall, a fraction.
         strength: how many positives the others count as.
@@ -45,9 +45,11 @@ def choose_thresholds(
     shown = shown_classes(targets_NC)  # the others' images would only count as false
     if not shown.any():
         return threshold_C, short
-    everything = _curve(probabilities_NC, targets_NC, np.flatnonzero(shown))
-    for members in groups:
-        group = _curve(probabilities_NC, targets_NC, members[shown[members]])
+    members_of = [*groups, np.array([], dtype=int)]
+    members_of[-1] = np.setdiff1d(np.flatnonzero(shown), np.concatenate(members_of))  # which are in no group
+    curves = [_curve(probabilities_NC, targets_NC, members[shown[members]]) for members in members_of]
+    everything = _Curve([part for curve in curves for part in curve.parts])
+    for members, group in zip(members_of[:-1], curves, strict=False):
         others = [group.weighing(1.0), everything.weighing(strength / everything.num_positives)]
         share = strength / (group.num_positives + strength) if strength else 0.0
         if not group.num_positives:
@@ -75,45 +77,62 @@ def choose_one(
 
 @dataclass(frozen=True)
 class _Curve:
-    """Sorted probabilities of the images that show a class (or some classes), and of all whose target is known."""
+    """Sorted probabilities of the images that show a class (or some classes), and of all whose target is known.
 
-    shown: np.ndarray
-    known: np.ndarray
+    They are in parts, of which all classes together have those of their groups: a copy would be the largest thing in
+    memory.
+    """
+
+    parts: list[tuple[np.ndarray, np.ndarray]]
     weight: float = 1.0
 
     @property
     def num_positives(self) -> float:
-        return self.weight * len(self.shown)
+        return self.weight * sum(len(shown) for shown, _ in self.parts)
 
     def weighing(self, factor: float) -> _Curve:
-        return _Curve(self.shown, self.known, self.weight * factor)
+        return _Curve(self.parts, self.weight * factor)
 
     def counts(self, threshold_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Hits [T], and images that are found at all [T]."""
-        hits_T, found_T = (len(values) - np.searchsorted(values, threshold_T) for values in (self.shown, self.known))
+        hits_T, found_T = (
+            np.sum([len(values) - np.searchsorted(values, threshold_T) for values in every], axis=0)
+            for every in zip(*self.parts, strict=True)
+        )
         return self.weight * hits_T, self.weight * found_T
 
     def candidates(self) -> np.ndarray:
         """Thresholds in the middle below each positive (or many of them), float32."""
-        shown = np.unique(self.shown)
+        shown = np.unique(np.concatenate([shown for shown, _ in self.parts]))
         if len(shown) > _CANDIDATES:
             shown = shown[np.linspace(0, len(shown) - 1, _CANDIDATES).astype(int)]
-        place = np.searchsorted(self.known, shown)
-        below = np.where(place > 0, self.known[np.maximum(place - 1, 0)], 0).astype(np.float32)
+        below = np.max([_next_lower(known, shown) for _, known in self.parts], axis=0)
         middle = ((below.astype(float) + shown) / 2).astype(np.float32)
         return np.where(middle > below, middle, shown)
 
 
+def _next_lower(known: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """The largest of sorted probabilities that is below each of others, float32; 0 where there is none."""
+    if not len(known):
+        return np.zeros(len(shown), dtype=np.float32)
+    place = np.searchsorted(known, shown)
+    return np.where(place > 0, known[np.maximum(place - 1, 0)], 0).astype(np.float32)
+
+
 def _curve(probabilities_NC: np.ndarray, targets_NC: np.ndarray, classes: np.ndarray) -> _Curve:
-    shown, known = list[np.ndarray](), list[np.ndarray]()
-    for rows in row_blocks((len(targets_NC), len(classes))):
-        probability_BC, targets_BC = probabilities_NC[rows, classes], targets_NC[rows, classes]
-        shown.append(probability_BC[targets_BC > 0])
-        known.append(probability_BC[~np.isnan(targets_BC)])
-    all_shown, all_known = np.concatenate(shown), np.concatenate(known)
-    all_shown.sort()  # in their place: of all classes' images they are the largest thing in memory
-    all_known.sort()
-    return _Curve(all_shown, all_known)
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for rows in row_blocks((len(targets_NC), len(classes))):
+            yield probabilities_NC[rows, classes], targets_NC[rows, classes]
+
+    shown = np.concatenate([probability_BC[targets_BC > 0] for probability_BC, targets_BC in blocks()])
+    known = np.empty(sum((~np.isnan(targets_BC)).sum() for _, targets_BC in blocks()), dtype=np.float32)
+    end = 0
+    for probability_BC, targets_BC in blocks():
+        found = probability_BC[~np.isnan(targets_BC)]
+        known[end : (end := end + len(found))] = found
+    shown.sort()
+    known.sort()
+    return _Curve([(shown, known)])
 
 
 def _best(own: _Curve, curves: Sequence[_Curve], goal: Goal, wanted: float | None) -> tuple[float, bool]:

@@ -49,14 +49,14 @@ def evaluate_checkpoint(experiment: Experiment, prepared: Prepared, checkpoint: 
     decisions = Decisions.read(checkpoint, manifest.class_names)
     if (checkpoint / HELD_OUT).exists():
         decisions = fit_decisions(checkpoint, manifest, experiment.decisions)
-    counts, targets = class_counts(manifest), test.targets().astype(np.float16)  # which has 0, 1 and NaN as any other
+    counts, targets = class_counts(manifest), test.targets(dtype=np.float16)
     plain = evaluate(scores, targets, manifest.class_names, counts, manifest.groups)
     members = groups(counts, manifest.groups.head, manifest.groups.tail)
     by_name = {str(name): classes for name, classes in members.items()}
     decided, tables = decided_metrics(decisions, scores, targets, by_name)
     result = replace(plain, metrics=plain.metrics | decided)
-    probabilities = decisions.probabilities(scores)
-    write_predictions(experiment.folder / PREDICTIONS, test.image_ids, scores, manifest.class_names, probabilities)
+    path = experiment.folder / PREDICTIONS
+    write_predictions(path, test.image_ids, scores, manifest.class_names, decisions.probabilities)
     more: dict[str, Any] = {"protocol": experiment.protocol, "images": len(test), "epoch": info.epoch}
     more |= {"training_key": info.training_key, "manifest": manifest.digest}
     result.write(experiment.folder / EVALUATION, **more, decisions=decisions.source or "unfitted", **tables)

@@ -109,10 +109,10 @@ class Block(nn.Module):
         query = self._split(self.to_query(normed)) * self.head_dim**-0.5
         to_cells_BHCV = query @ self._split(self.to_key(cells_BVD)).transpose(-2, -1)
         to_prompts = query @ self._split(self.to_key(normed)).transpose(-2, -1)
-        scores_BHCN = torch.cat([to_cells_BHCV, to_prompts.expand(len(cells_BVD), -1, -1, -1)], dim=3)
-        log_weights_BHCV = scores_BHCN.log_softmax(dim=3)[..., : cells_BVD.shape[1]]
-        # in logarithms, so that a prompt that attends to prompts alone still has cells that it prefers
-        return log_weights_BHCV.logsumexp(dim=1).softmax(dim=2)
+        # The softmax over cells and prompts, without the scores of all of them for each image. In logarithms, so that
+        # a prompt that attends to prompts alone still has cells that it prefers.
+        of_all_BHC = torch.logaddexp(to_cells_BHCV.logsumexp(dim=3), to_prompts.logsumexp(dim=-1))
+        return (to_cells_BHCV - of_all_BHC[..., None]).logsumexp(dim=1).softmax(dim=2)
 
     def _split(self, tokens: Tensor) -> Tensor:
         """[..., N, H E] to [..., H, N, E]."""

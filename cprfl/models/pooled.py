@@ -58,4 +58,5 @@ def standardized(features: Features) -> tuple[np.ndarray, np.ndarray, Tensor, Te
 
 def fold_of_each(targets_NC: np.ndarray, num_folds: int) -> np.ndarray:
     """The fold of each image, every class spread over the folds; what is unknown counts as not shown."""
-    return stratify(targets_NC, [1 / num_folds] * num_folds, seed=0)
+    labels = [np.flatnonzero(targets_C > 0).tolist() for targets_C in targets_NC]
+    return stratify(labels, [1 / num_folds] * num_folds, seed=0)

@@ -185,9 +185,10 @@ def mean_logits(
     place = {image_id: number for number, image_id in enumerate(image_ids)}
     sums: Tensor | None = None
     rows_N1 = torch.zeros(len(place), 1)
-    with torch.inference_mode():
+    with torch.no_grad():
         for inputs, _, ids in data.in_order(batch_size, worker.rank, worker.world_size):
-            logits = logits_of(inputs).float().cpu()  # a GPU would add one image's rows in any order
+            with torch.inference_mode():
+                logits = logits_of(inputs).float().cpu()  # a GPU would add one image's rows in any order
             places_B = torch.tensor([place[image_id] for image_id in ids])
             if sums is None:
                 sums = logits.new_zeros(*logits.shape[:-2], len(place), logits.shape[-1])
@@ -202,8 +203,8 @@ def mean_logits(
             sums, rows_N1 = sums.to(worker.device), rows_N1.to(worker.device)
             dist.all_reduce(sums)
             dist.all_reduce(rows_N1)
-    assert sums is not None, "there is an image at least"
-    return (sums / rows_N1).cpu()
+        assert sums is not None, "there is an image at least"
+        return sums.div_(rows_N1).cpu()
 
 
 def _distributed(objective: Objective, worker: Worker) -> nn.Module:

@@ -140,7 +140,7 @@ def few_shot(experiment: Experiment, novel: Sequence[str], shots: Sequence[int],
     base_map = _train_on_base(store, named, manifest, novel)
     prepared = preprocess(named, manifest=images, needs=[TEST])
     test = prepared.manifest.split(TEST)
-    absent = [name for name, count in zip(novel, (test.targets() > 0).sum(axis=0).tolist(), strict=True) if count == 0]
+    absent = [name for name, count in zip(novel, test.positives.tolist(), strict=True) if count == 0]
     tags = {"few_shot": ", ".join(novel), "shots": ",".join(map(str, shots)), "episodes": str(episodes)}
     with open_run(store, experiment, tags=tags) as run:
         results = [Shots(count, []) for count in shots]

@@ -190,7 +190,7 @@ def interrupted(experiment: Experiment, sweep: SweepConfig) -> bool:
 
 def _folds(prepared: Prepared, folds: int, seed: int, folder: Path) -> list[Prepared]:
     """The training images cut into folds, each time another one held out."""
-    fold_N = stratify(prepared.manifest.split(TRAIN).targets(), [1 / folds] * folds, seed)
+    fold_N = stratify(prepared.manifest.split(TRAIN).labels, [1 / folds] * folds, seed)
     found = []
     for number in range(folds):
         part = hold_out(prepared.manifest, fold_N == number)

@@ -53,7 +53,7 @@ def log_class_table(run_id: str, manifest: Manifest, metrics: Mapping[str, float
         manifest: its images.
         metrics: of an evaluation, with ``AP/<class>``.
     """
-    counts, shown = class_counts(manifest), (manifest.split(TEST).targets() > 0).sum(axis=0)
+    counts, shown = class_counts(manifest), manifest.split(TEST).positives
     members = groups(counts, manifest.groups.head, manifest.groups.tail)
     group = {label: name for name, found in members.items() for label in found}
     rows = [

@@ -35,7 +35,7 @@ def parse_xml(content: bytes, path: str, what: str, root: str) -> ElementTree.El
     try:
         element = ElementTree.fromstring(text.lstrip())
     except ElementTree.ParseError as error:
-        raise DatasetError(f"{path}: not XML: {error}") from None
+        raise DatasetError(f"{path}: not XML: {error}; export it again, or correct it there") from None
     if element.tag != root:
         raise DatasetError(f"{path}: no {what}: its root element is <{element.tag}>, not <{root}>")
     return element

@@ -62,7 +62,7 @@ class Seen:
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        self.targets_NC = results.test.targets().astype(np.float16)  # which has 0, 1 and NaN as any other
+        self.targets_NC = results.test.targets(dtype=np.float16)
         self.positives_C: np.ndarray = (self.targets_NC == 1).sum(axis=0)
 
     @cached_property

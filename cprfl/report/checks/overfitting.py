@@ -69,7 +69,7 @@ def _precision_held_out(seen: Seen) -> np.ndarray:
     path, manifest = seen.results.checkpoint / HELD_OUT, seen.results.manifest
     ids = _listed(seen, predicted_images(path), (TRAIN, VALIDATION))
     row = {image_id: number for number, image_id in enumerate(manifest.image_ids)}
-    targets_NC = manifest.select([row[image_id] for image_id in ids]).targets().astype(np.float16)
+    targets_NC = manifest.select([row[image_id] for image_id in ids]).targets(dtype=np.float16)
     return 100 * average_precision(read_predictions(path, ids), targets_NC)
 
 

@@ -74,7 +74,7 @@ class Compared:
     def class_gains(self, other: str) -> list[Gain]:
         """What a model has over the first on each class that an image shows, the most gained first."""
         first, after = (self.names.index(name) for name in (self.names[0], other))
-        positives_C = (self.images.targets() == 1).sum(axis=0)
+        positives_C = self.images.positives
         gains = self.precision.class_gains(other, self.names[0])
         found = [
             Gain(

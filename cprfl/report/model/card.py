@@ -105,10 +105,9 @@ def _evaluation(results: Results | None) -> list[str]:
     if results is None:
         return ["No results lie beside the checkpoint; `cprfl evaluate CONFIG` makes them."]
     manifest, rows = results.manifest, [_row("this model", results.evaluation.metrics)]
+    targets_NC, counts = results.test.targets(dtype=np.float16), class_counts(manifest)
     for name, logits_NC in results.baselines.items():
-        found = evaluate(
-            logits_NC, results.test.targets(), manifest.class_names, class_counts(manifest), manifest.groups
-        )
+        found = evaluate(logits_NC, targets_NC, manifest.class_names, counts, manifest.groups)
         rows.append(_row(escape(name.replace("_", " ")), found.metrics))
     more = [] if results.baselines else ["", "No baseline lies beside it."]
     return [
@@ -138,7 +137,7 @@ def _failing(results: Results | None) -> list[str]:
     if results is None:
         return ["Not known: no results lie beside the checkpoint."]
     names, metrics = results.manifest.class_names, results.evaluation.metrics
-    positives_C = np.nansum(results.test.targets() > 0, axis=0)
+    positives_C = results.test.positives
     failing = sorted((metrics[f"AP/{name}"], number) for number, name in enumerate(names)
                      if metrics.get(f"AP/{name}", 100.0) < _FAILING)  # fmt: skip
     absent = results.evaluation.classes_without_positives
@@ -170,7 +169,7 @@ def _limits(predictor: Predictor, results: Results | None) -> list[str]:
         "- Other cameras, places or label rules than those of the training data change both scores and calibration.",
     ]
     if results is not None:
-        positives_C = (results.test.targets() > 0).sum(axis=0)
+        positives_C = results.test.positives
         few = [
             escape(name) for name, count in zip(results.manifest.class_names, positives_C, strict=True) if count < _FEW
         ]

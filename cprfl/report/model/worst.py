@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from cprfl.data.long_tail import GroupName, class_counts, groups
 from cprfl.evaluation.confusion import Company, confusions
 from cprfl.report.results import Results
@@ -45,7 +47,7 @@ class ClassResult:
 
 def worst_classes(results: Results, count: int) -> list[ClassResult]:
     """The classes of lowest test AP, the worst first; of those alone that a test image shows."""
-    manifest, metrics, targets_NC = results.manifest, results.evaluation.metrics, results.test.targets()
+    manifest, metrics, targets_NC = results.manifest, results.evaluation.metrics, results.test.targets(dtype=np.float16)
     training = class_counts(manifest)
     members = groups(training, manifest.groups.head, manifest.groups.tail)
     group_of = {int(label): group for group, labels in members.items() for label in labels}
