@@ -80,12 +80,8 @@ def test_the_pages_of_all_docstrings_are_built_without_a_warning(tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_bill_of_materials_is_valid_and_has_the_locks_versions(tmp_path: Path) -> None:
-    from cyclonedx.schema import SchemaVersion
-    from cyclonedx.validation.json import JsonStrictValidator
-
     target = tmp_path / "sbom.cdx.json"
     subprocess.run([sys.executable, ROOT / ".ci" / "sbom.py", target], check=True, stdout=subprocess.DEVNULL)
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(target.read_text()) is None
     bill = json.loads(target.read_text())
     found = {part["name"].lower().replace("_", "-"): part["version"].partition("+")[0] for part in bill["components"]}
     assert {"torch", "ray", "mlflow", "pillow", "psycopg", "aiohttp"} <= found.keys()

@@ -104,6 +104,9 @@ def test_overlays_build_what_kuberay_takes(size: str, shared: Path) -> None:
     groups = next(found["spec"]["workerGroupSpecs"] for found in found if found["kind"] == "RayCluster")
     assert [group["groupName"] for group in groups] == {"small": ["cpu"], "large": ["cpu", "gpu"]}[size]
     assert ("cprfl:cuda" in built) == (size == "large")
+    made = {resource["metadata"]["name"] for resource in found if resource["kind"] == "ConfigMap"}
+    named = re.findall(r"(?:configMap|configMapRef):\s*name: (\S+)", built)  # custom resources' too
+    assert set(named) == made == {"cprfl", "cprfl-configs"}
 
 
 def command_lines() -> Iterator[tuple[str, list[str]]]:
@@ -118,8 +121,18 @@ def command_lines() -> Iterator[tuple[str, list[str]]]:
         if resource["kind"] == "Deployment":
             yield resource["metadata"]["name"], spec["template"]["spec"]["containers"][0]["args"]
     for name, service in compose()["services"].items():
-        if "build" in service and "entrypoint" not in service:
-            yield name, [re.sub(r"\$\{(\w+):-(\w+)\}", r"\2", word) for word in service["command"]]
+        for program, *words in started(service):
+            if program == "cprfl":
+                yield name, [re.sub(r"\$\{(\w+):-(\w+)\}", r"\2", word) for word in words]
+
+
+def started(service: dict[str, Any]) -> Iterator[list[str]]:
+    """The command lines of a service of Compose."""
+    if service.get("entrypoint") == ["sh", "-ec"]:
+        for line in service["command"][0].splitlines():
+            yield shlex.split(line.removeprefix("exec "))
+    elif "build" in service or "entrypoint" in service:
+        yield [*service.get("entrypoint", ["cprfl"]), *service["command"]]
 
 
 def compose() -> dict[str, Any]:
@@ -176,6 +189,15 @@ def test_addresses_and_keys_come_from_secrets() -> None:
         assert {"secretRef": {"name": "cprfl-storage"}} in container["envFrom"]
 
 
+def test_the_readme_writes_secrets_that_only_their_owner_reads_and_that_are_values_alone(tmp_path: Path) -> None:
+    """To `kubectl create secret --from-env-file` a comment behind a value is part of it."""
+    (script,) = re.findall(r"^```sh\n(umask .*?)^```$", (INFRA / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)
+    written = tmp_path / "storage.env"
+    assert written.stat().st_mode & 0o777 == 0o600
+    assert all(re.fullmatch(r"[A-Z_]+=\S+", line) for line in written.read_text().splitlines())
+
+
 def test_compose_opens_nothing_but_to_this_machine_and_has_no_default_secret() -> None:
     services = compose()["services"]
     for name, service in services.items():
@@ -195,11 +217,16 @@ def test_mlflow_and_ray_understand_what_they_are_started_with() -> None:
     from ray.scripts.scripts import cli as ray
 
     groups = {"mlflow": mlflow, "ray": ray}
-    services = [found for found in compose()["services"].values() if found.get("entrypoint", [""])[0] in groups]
-    assert len(services) == 3
-    for service in services:
-        program, name = service["entrypoint"]
-        groups[program].commands[name].make_context(name, list(service["command"]))
+    lines = [line for service in compose()["services"].values() for line in started(service) if line[0] in groups]
+    assert [line[:2] for line in lines] == [["mlflow", "server"], *[["ray", "start"]] * 3]
+    for program, name, *words in lines:
+        groups[program].commands[name].make_context(name, words)
+
+
+def test_what_drives_trainings_on_compose_s_ray_is_a_node_of_it() -> None:
+    for name, service in compose()["services"].items():
+        if "RAY_ADDRESS" in service.get("environment", {}):
+            assert ["ray", "start"] in [line[:2] for line in started(service)], name
 
 
 def test_no_password_is_in_a_process_list() -> None:

@@ -69,11 +69,22 @@ class Store:
                         f"--experiment-id {found.experiment_id}` "
                         f"(MLFLOW_TRACKING_URI={without_password(self.uri)}), or give another name"
                     )
-                made = found.experiment_id if found else mlflow.create_experiment(name, self.artifact_root)
+                made = found.experiment_id if found else _make_experiment(name, self.artifact_root)
                 if found is None or _KIND not in found.tags:
                     client().set_experiment_tag(str(made), _KIND, _OURS)  # or it opens on a page for language models
                 self._experiments[name] = str(made)
         return self._experiments[name]
+
+
+def _make_experiment(name: str, artifact_root: str | None) -> str:
+    """The id of a new MLflow experiment, or of the one that somebody else has made just now."""
+    try:
+        return str(mlflow.create_experiment(name, artifact_root))
+    except MlflowException as error:
+        found = mlflow.get_experiment_by_name(name)
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+            raise
+        return str(found.experiment_id)
 
 
 def tracking_uri(output_dir: str) -> str:
