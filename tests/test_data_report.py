@@ -26,6 +26,7 @@ from cprfl.data.feature_store.shards import Features, write_shard
 from cprfl.data.files import write_record
 from cprfl.data.images import Reading, image_stamps
 from cprfl.data.manifest import Manifest
+from cprfl.data.synthetic import SyntheticDataset
 from cprfl.experiment import Experiment, load
 from cprfl.preparation import PREPARED
 from cprfl.report.data_set.alike import alike, near_pairs, perceptual_hashes
@@ -152,7 +153,8 @@ def test_the_worst_comes_first_and_each_problem_has_its_mend(report: DataReport)
     assert all(problem.mend and problem.example for problem in found)
     assert "snail, newt" in next(problem.example for problem in found if problem.code == "unseen")
     assert {problem.severity for problem in found[:4]} == {"error"}
-    skipping = {problem.code: problem.severity for problem in problems(replace(report, skips_bad=True))}
+    dataset = report.dataset.model_copy(update={"on_bad_image": "skip"})
+    skipping = {problem.code: problem.severity for problem in problems(replace(report, dataset=dataset))}
     assert skipping["missing"] == skipping["bad"] == "warning"
 
 
@@ -356,7 +358,7 @@ def test_features_that_are_there_are_found_and_tell_what_is_mislabelled(tmp_path
     named = {(image_ids.index(suspect.image_id), names.index(suspect.class_name)) for suspect in found}
     in_training = {place for place in places if place[0] < 250}
     assert len(named & in_training) >= 0.8 * len(in_training) and len(named) <= 1.5 * len(in_training)
-    assert all(suspect.probability < suspect.usual for suspect in found if suspect.labelled)
+    assert all(suspect.score < suspect.usual for suspect in found if suspect.labelled)
 
     (tmp_path / "0.png").write_bytes(b"changed")
     assert "changed since" in str(data_report(experiment, manifest, open_images=False).no_suspects)
@@ -400,7 +402,8 @@ def hostile_report(class_names: Sequence[str], seed: int) -> DataReport:
     facts = ImageFacts((), Sized(image, 4, 5), Sized(image, 400, 5), (), (Sized(image, 4, 5),), (image,))
     notes = tuple(f"note of {name}" for name in class_names)
     return DataReport(
-        "hostile", count, manifest.groups, label_facts(manifest), notes, (), None, False, facts, (), suspects, None
+        "hostile", SyntheticDataset(), count, manifest.groups, label_facts(manifest), notes, (), None, facts, (),
+        suspects, None,
     )  # fmt: skip
 
 

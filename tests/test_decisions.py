@@ -112,6 +112,39 @@ def test_ranks_stay_and_a_wanted_precision_or_recall_is_reached(
             assert reached == (possible.max() >= wanted)
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([0.0, 1.0, 10.0]), st.sampled_from([0.5, 0.9, 1.0]), st.booleans())
+def test_a_class_short_of_the_wanted_precision_is_found_in_no_more_images_than_could_be_right(
+    seed: int, shrinkage: float, wanted: float, one_for_all: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(60, 4)).astype(np.float32).round(1)
+    targets = (logits + rng.normal(size=logits.shape) > 1.2).astype(np.float32)
+    targets[:, 3] = 0
+    targets[logits[:, 3].argsort()[: 1 + seed % 3], 3] = 1  # ranked lowest: alone, only "all images" finds them
+    found = fit(
+        logits, targets, calibration="none", threshold="precision", wanted=wanted, shrinkage=shrinkage,
+        one_for_all=one_for_all,
+    )  # fmt: skip
+    named_C, shown_C = found.found(logits).sum(axis=0), targets.sum(axis=0)
+    if one_for_all:
+        assert named_C.sum() <= shown_C.sum() / wanted
+        return
+    assert "3" in found.short
+    for label in map(int, found.short):
+        assert named_C[label] <= (shown_C[label] + shrinkage) / wanted + 1e-6  # its own, and those that it leans on
+
+
+def test_a_rare_class_that_no_threshold_tells_apart_takes_its_group_s() -> None:
+    logits, targets = drawn(190, 6, seed=6, slope=0.4, level=1.0)
+    logits[:, 5] = np.random.default_rng(0).normal(-1, 1, size=190)
+    targets[:, 5] = 0
+    targets[logits[:, 5].argsort()[5:8], 5] = 1
+    found = fit(logits, targets, threshold="precision", wanted=0.9)
+    assert "5" in found.short
+    assert found.found(logits)[:, 5].sum() <= 14
+
+
 def test_thresholds_are_the_best_for_f1_where_positives_are_many() -> None:
     logits, targets = drawn(3_000, 4, seed=2, level=2.0)
     found = fit(logits, targets)
@@ -166,7 +199,9 @@ def test_settings_that_contradict_each_other(small_config: Path) -> None:
     assert load(small_config).training_fingerprint == load(small_config, ["decisions.folds=5"]).training_fingerprint
 
 
-def test_without_a_validation_split_folds_are_held_out_and_evaluation_uses_them(small_config: Path) -> None:
+def test_without_a_validation_split_folds_are_held_out_and_evaluation_uses_them(
+    small_config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     experiment = load(small_config, ["model={name: logistic_regression}"])
     prepared = prepare(experiment)
     checkpoint = train(experiment, prepared)
@@ -180,8 +215,12 @@ def test_without_a_validation_split_folds_are_held_out_and_evaluation_uses_them(
     again = train(experiment, prepared)
     decide(experiment, prepared, again)
     assert ((again / DECISIONS).read_text(), (again / HELD_OUT).read_bytes()) == written
+    capsys.readouterr()
+    evaluate_checkpoint(experiment, prepared, checkpoint)
+    assert "thresholds" not in capsys.readouterr().err  # which lay there already, and were said
     other = load(small_config, ["model={name: logistic_regression}", "decisions.calibration=none"])
     evaluate_checkpoint(other, prepared, checkpoint)
+    assert f"thresholds fitted on {found.source}" in capsys.readouterr().err
     assert set(Decisions.read(checkpoint, prepared.manifest.class_names).slope_C) == {1.0}
     evaluation = json.loads((experiment.folder / "evaluation.json").read_text())
     assert evaluation["decisions"] == found.source

@@ -13,7 +13,7 @@ import pytest
 from cprfl.data.files import write_record
 from cprfl.data.manifest import Manifest
 from cprfl.errors import FeatureStoreError
-from cprfl.evaluation.decisions import HELD_OUT
+from cprfl.evaluation.decisions import HELD_OUT, Decisions
 from cprfl.evaluation.metrics import Evaluation, write_predictions
 from cprfl.experiment import load
 from cprfl.report.findings.label_mistakes import corrections, label_mistakes, write_label_mistakes
@@ -86,3 +86,24 @@ def test_corrections_keep_the_other_labels_of_an_image(tmp_path: Path, small_con
     write_label_mistakes(tmp_path / "label_mistakes.csv", found)
     rows = list(csv.DictReader((tmp_path / "label_mistakes.csv").open()))
     assert [row["image_id"] for row in rows] == [one.image_id for one in found]
+
+
+def test_scores_are_probabilities_where_the_model_s_calibration_is_there(tmp_path: Path, small_config: Path) -> None:
+    targets, logits = made()
+    targets[0], logits[0] = [1, 1, 0, 0], [9, -9, 9, -9]
+    results = results_of(tmp_path / "out", small_config, manifest_of(targets), logits)
+    plain = label_mistakes(results, 8)
+    assert not any(one.calibrated for one in plain)
+    names = results.manifest.class_names
+    decisions = replace(Decisions.unfitted(names), slope_C=np.full(4, 0.1), intercept_C=np.full(4, -1.0), source="some")
+    decisions.write(results.checkpoint)
+    found = label_mistakes(results, 8)
+    assert [(one.image_id, one.class_name, one.margin) for one in found] == [
+        (one.image_id, one.class_name, one.margin) for one in plain
+    ]
+    for one in found:
+        label = names.index(one.class_name)
+        assert one.calibrated
+        assert one.score == pytest.approx(float(decisions.of_class(label, logits[[int(one.image_id)], label])[0]))
+        shown = decisions.of_class(label, logits[targets[:, label] == 1, label])
+        assert one.usual == pytest.approx(float(shown.mean()), rel=1e-4)

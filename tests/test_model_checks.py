@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cprfl.evaluation.decisions import Decisions
+from cprfl.evaluation.decisions import Decisions, DecisionsConfig
 from cprfl.experiment import Experiment, load
+from cprfl.inference.scoring import EVALUATION
 from cprfl.reading import SAME_CONTENT
 from cprfl.report.checks.base import CODES, Check, Seen
 from cprfl.report.checks.every import ORDER, model_checks
-from cprfl.report.checks.overfitting import narrowing
+from cprfl.report.mends import beating, narrowing
 from cprfl.report.model.worst import worst_classes
+from cprfl.report.results import Results
 from tests.every_method import METHODS
 from tests.helpers import call
 from tests.made_results import images, made_results
@@ -91,13 +93,13 @@ def test_a_baseline_that_is_not_there_is_said_to_be_skipped(experiment: Experime
 
 def test_classes_that_hardly_any_test_image_shows_are_named(experiment: Experiment) -> None:
     test = targets()
-    test[:, 2], test[:, 3] = 0, 0
+    test[:, 1], test[:, 3] = 0, 0
     test[:3, 3] = 1
     found = checked(experiment, test, sharp(test))
     assert found["few-test-positives"].status == "tip"
     assert "emu" in found["few-test-positives"].explanation
     assert found["classes-without-test-images"].status == "tip"
-    assert "yak" in found["classes-without-test-images"].explanation
+    assert "dog" in found["classes-without-test-images"].explanation
     test[:, :3] = 0
     test[:3, :] = 1
     resting = checked(experiment, test, sharp(test))["few-test-positives"]
@@ -200,8 +202,66 @@ def test_the_command_prints_plainly_and_is_strict_when_asked(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_narrows_the_gap_is_a_setting_that_the_method_has(method: str, experiment: Experiment) -> None:
-    ways = narrowing(experiment.model_copy(update={"model": METHODS[method]}))
-    for section, setting in re.findall(r"\b([a-z]+)\.([a-z_]+)", ", ".join(ways)):
-        assert setting in type(getattr(experiment, section) if section != "model" else METHODS[method]).model_fields
-    assert ways
+def test_what_mends_is_a_setting_that_the_method_has_and_that_trains_it(method: str, experiment: Experiment) -> None:
+    own = experiment.model_copy(update={"model": METHODS[method]})
+    said = ", ".join([*narrowing(own), beating(own)])
+    for section, setting in re.findall(r"\b([a-z]+)\.([a-z_]+)", said):
+        assert setting in type(getattr(own, section)).model_fields
+    assert ("train." in said) == ("encoder.views" in said) == own.model.by_gradients
+    assert ("more" in said) == ("zero shot" not in method)  # which no image trains
+    assert ("ensemble" in said) == (method not in ("ensemble", "auto"))
+
+
+def test_a_tower_that_moves_is_offered_no_cached_views(small_config: Path) -> None:
+    for backbone in ("adapter", "finetune"):
+        moving = load(small_config, [f"train.backbone={backbone}", "model.standardize=false"])
+        assert "views" not in ", ".join(narrowing(moving))
+
+
+def test_an_epoch_is_chosen_on_test_images_only_where_epochs_are_trained(experiment: Experiment) -> None:
+    closed = experiment.changed({"model": {"name": "logistic_regression"}, "protocol": "published"})
+    assert checked(closed, targets(), sharp(targets()))["epoch-chosen-on-test"].status == "passed"
+
+
+def test_classes_without_test_images_carry_no_mean(experiment: Experiment) -> None:
+    test = targets()
+    test[:, 2:] = 0
+    test[:1, 3] = 1  # the tail's mean is this one class's, for the other is in no mean
+    manifest = images(NAMES, targets(60, (0.9, 0.5, 0.05, 0.05)), test)
+    found = by_code(model_checks(Seen(made_results(experiment, manifest, sharp(test)))))["few-test-positives"]
+    assert found.status == "issue"
+    assert "the mean of tail rests mostly on them" in found.title
+
+
+def test_thresholds_are_mended_by_what_moves_them(experiment: Experiment) -> None:
+    def mended(changes: dict[str, object], training: np.ndarray, **decisions: object) -> str:
+        test = targets()
+        manifest = images(NAMES, training, test)
+        own = experiment.changed({f"decisions.{name}": value for name, value in changes.items()})
+        results = made_results(own, manifest, sharp(test), decisions=fitted(**decisions))
+        return by_code(model_checks(Seen(results)))["threshold-at-edge"].explanation
+
+    never, rare = np.array([0.5, 1.1, 0.5, 0.5]), targets(60, (0.5, 0.05, 0.4, 0.4))
+    assert "decisions.shrinkage" in mended({}, rare, threshold_C=never)
+    assert "decisions.wanted" not in mended({}, rare, threshold_C=never)
+    assert "decisions.shrinkage" not in mended({"one_for_all": True}, rare, threshold_C=never)
+    assert "shrinkage" not in mended({}, targets(60, (0.5, 0, 0.4, 0.4)), threshold_C=never)  # it leans wholly already
+    frequent = mended({}, targets(400), threshold_C=never)
+    assert "Few held-out images" not in frequent
+    short = mended({"threshold": "precision", "wanted": 0.9}, rare, short=("dog",))
+    assert "decisions.wanted" in short
+    assert "shrinkage" not in short
+
+
+def test_what_is_said_of_decisions_is_what_the_last_evaluation_asked_for(experiment: Experiment) -> None:
+    test = targets()
+    results = made_results(experiment, images(NAMES, targets(60), test), sharp(test), decisions=fitted(short=("dog",)))
+    assert results.decisions_config == experiment.decisions
+    asked = DecisionsConfig(threshold="precision", wanted=0.9)
+    results.evaluation.write(
+        results.folder / EVALUATION, training_key="key", manifest=results.manifest.digest,
+        decisions_settings=asked.model_dump(mode="json"),
+    )  # fmt: skip
+    found = by_code(model_checks(Seen(Results.read(results.folder))))["threshold-at-edge"]
+    assert found.title == "1 class without the wanted precision"
+    assert "decisions.wanted" in found.explanation

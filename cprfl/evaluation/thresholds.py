@@ -31,7 +31,9 @@ def choose_thresholds(
 
     For ``f1`` the best threshold is chosen; for a wanted precision the lowest that has it, for a wanted recall the
     highest: with the group's counts and, where that is possible at all, by the class's own. A class that no threshold
-    gives the wanted precision gets the one nearest to it.
+    gives the wanted precision by its own counts takes the lowest that has it by all counts together, its own false
+    images among them. Where not even those have it, the class is found in no more images than could be right, see
+    `_sparing`: who asks for precision wants few false images, not many found ones.
 
     Args:
         probabilities_NC: float32.
@@ -151,8 +153,21 @@ def _best(own: _Curve, curves: Sequence[_Curve], goal: Goal, wanted: float | Non
         return float(threshold_T[reached_T].max()), True  # the lowest candidate finds all of them
     precise_T, own_precise_T = hits_T / np.maximum(found_T, 1e-12), own_hits_T / np.maximum(own_found_T, 1e-12)
     alone_T = (own_hits_T > 0) & (own_precise_T >= wanted)
-    both_T = alone_T & (precise_T >= wanted)
-    for reached_T in (both_T, alone_T):
+    together_T = precise_T >= wanted
+    for reached_T, by_its_own in ((alone_T & together_T, True), (alone_T, True), (together_T, False)):
         if reached_T.any():
-            return float(threshold_T[reached_T].min()), True
-    return float(threshold_T[np.argmax(own_precise_T)]), False
+            return float(threshold_T[reached_T].min()), by_its_own
+    return _sparing(threshold_T, precise_T, found_T <= positives / wanted, curves), False
+
+
+def _sparing(threshold_T: np.ndarray, precise_T: np.ndarray, may_be_T: np.ndarray, curves: Sequence[_Curve]) -> float:
+    """Where no threshold has the wanted precision: the most precise, of several the highest, of those that still could.
+
+    One that finds more images than there are positives over the wanted precision could not, however they are ranked.
+    Where each does, the threshold is one that no probability reaches.
+    """
+    if not may_be_T.any():
+        highest = np.float32(max(known[-1] for curve in curves for _, known in curve.parts if len(known)))
+        return float(np.nextafter(highest, np.float32(2)))
+    best = precise_T[may_be_T].max()
+    return float(threshold_T[may_be_T & (precise_T == best)].max())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from cprfl.data.manifest import TRAIN, VALIDATION
 from cprfl.evaluation.decisions import HELD_OUT, Decisions, fit_decisions
 from cprfl.evaluation.metrics import write_predictions
 from cprfl.experiment import Experiment
+from cprfl.inference.saying import say as say
 from cprfl.inference.scoring import score_images
 from cprfl.out_of_fold import held_out_logits
 from cprfl.preparation import Prepared
@@ -50,6 +50,11 @@ def decide(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> Deci
     return fit_decisions(checkpoint, prepared.manifest, experiment.decisions)
 
 
+def scores_images(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> bool:
+    """Whether `decide` will score images, or train, which may want a GPU."""
+    return bool(len(prepared.manifest.split(VALIDATION))) or trains_folds(experiment, prepared, checkpoint)
+
+
 def trains_folds(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> bool:
     """Whether `decide` will train, which takes its time."""
     held_out = bool(len(prepared.manifest.split(VALIDATION))) or (checkpoint / HELD_OUT).exists()
@@ -60,19 +65,3 @@ def num_folds(experiment: Experiment) -> int:
     """Folds of the training images to fit decisions on, where there is no validation split."""
     asked = experiment.decisions.folds
     return asked if asked is not None else 0 if experiment.tower_training is not None else _FOLDS
-
-
-def say(experiment: Experiment, decisions: Decisions) -> None:
-    """Say on stderr on what decisions were fitted, and which classes they do not suit; or how to have some fitted."""
-    if not decisions.source:
-        print(
-            f"{experiment.name}: no image was held out, so scores are not calibrated and every threshold is 0.5; "
-            "train.validation: 0.2 holds some out, decisions.folds: 3 trains without each of 3 folds",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
-        return
-    print(f"{experiment.name}: thresholds fitted on {decisions.source}", file=sys.stderr, flush=True)
-    if decisions.short:
-        shown = ", ".join(decisions.short[:8]) + (" ..." if len(decisions.short) > 8 else "")
-        wanted = f"{experiment.decisions.threshold} of {experiment.decisions.wanted:g}"
-        print(f"{experiment.name}: no threshold gives a {wanted} to {shown}", file=sys.stderr, flush=True)

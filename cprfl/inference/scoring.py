@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cprfl.data.files import read_record
 from cprfl.data.long_tail import class_counts, groups
 from cprfl.data.manifest import TEST, Manifest
 from cprfl.errors import CheckpointError, DatasetError
-from cprfl.evaluation.decisions import HELD_OUT, Decisions, fit_decisions
-from cprfl.evaluation.metrics import Evaluation, evaluate, write_predictions
+from cprfl.evaluation.decisions import DECISIONS, HELD_OUT, Decisions, fit_decisions
+from cprfl.evaluation.metrics import EVALUATE_AGAIN, Evaluation, evaluate, write_predictions
 from cprfl.evaluation.reliability import decided_metrics
 from cprfl.experiment import Experiment, experiment_of
 from cprfl.inference.predictor import Predictor, load_method
+from cprfl.inference.saying import say
 from cprfl.preparation import Prepared
 from cprfl.training.checkpoint import load_info
 from cprfl.training.loop import Worker, mean_logits
@@ -26,13 +28,15 @@ from cprfl.training.sources import ImageFiles, StoredFeatures
 
 EVALUATION, PREDICTIONS = "evaluation.json", "predictions.parquet"
 _BATCH = 64
+_DECIDED_BY = "decisions_settings"
 
 
 def evaluate_checkpoint(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> Evaluation:
     """Write ``evaluation.json`` and ``predictions.parquet`` of the test split into the experiment's folder.
 
     Thresholds and calibration are fitted anew to the checkpoint's held-out logits, where it has some, as the experiment
-    wants them now; what they are worth is in the metrics.
+    wants them now; what they are worth is in the metrics. Where others come of it than lay there, they are said on
+    stderr as after a training.
 
     Raises:
         CheckpointError: where the checkpoint was trained on other classes or another encoder.
@@ -48,7 +52,11 @@ def evaluate_checkpoint(experiment: Experiment, prepared: Prepared, checkpoint: 
     scores = score_test_images(experiment, prepared, checkpoint)
     decisions = Decisions.read(checkpoint, manifest.class_names)
     if (checkpoint / HELD_OUT).exists():
+        written = checkpoint / DECISIONS
+        before = written.read_bytes() if written.exists() else b""
         decisions = fit_decisions(checkpoint, manifest, experiment.decisions)
+        if written.read_bytes() != before:
+            say(experiment, decisions)
     counts, targets = class_counts(manifest), test.targets(dtype=np.float16)
     plain = evaluate(scores, targets, manifest.class_names, counts, manifest.groups)
     members = groups(counts, manifest.groups.head, manifest.groups.tail)
@@ -59,8 +67,19 @@ def evaluate_checkpoint(experiment: Experiment, prepared: Prepared, checkpoint: 
     write_predictions(path, test.image_ids, scores, manifest.class_names, decisions.probabilities)
     more: dict[str, Any] = {"protocol": experiment.protocol, "images": len(test), "epoch": info.epoch}
     more |= {"training_key": info.training_key, "manifest": manifest.digest}
+    more |= {_DECIDED_BY: experiment.decisions.model_dump(mode="json")}
     result.write(experiment.folder / EVALUATION, **more, decisions=decisions.source or "unfitted", **tables)
     return result
+
+
+def decided_by(path: Path) -> dict[str, Any] | None:
+    """The settings ``decisions`` by which an ``evaluation.json`` was made; none in that of an earlier version.
+
+    Raises:
+        CheckpointError: where it is missing or damaged.
+    """
+    found: dict[str, Any] | None = read_record(path, CheckpointError, EVALUATE_AGAIN).get(_DECIDED_BY)
+    return found
 
 
 def score_test_images(

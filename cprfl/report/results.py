@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from cprfl.config import validate
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.files import read_record
 from cprfl.data.manifest import TEST, TRAIN, Manifest
 from cprfl.errors import CheckpointError
-from cprfl.evaluation.decisions import Decisions
+from cprfl.evaluation.decisions import Decisions, DecisionsConfig
 from cprfl.evaluation.metrics import EVALUATE_AGAIN, Evaluation, read_predictions
 from cprfl.experiment import Experiment, experiment_of
-from cprfl.inference.scoring import EVALUATION, PREDICTIONS
+from cprfl.inference.scoring import EVALUATION, PREDICTIONS, decided_by
 from cprfl.preparation import CHECKPOINT, MANIFEST, PREPARED, read_preparation
 from cprfl.training.checkpoint import CheckpointInfo, load_info
 
@@ -86,6 +87,17 @@ class Results:
     def decisions(self) -> Decisions:
         """Calibration and thresholds of the model."""
         return Decisions.read(self.checkpoint, self.info.class_names)
+
+    @cached_property
+    def decisions_config(self) -> DecisionsConfig:
+        """By which they were fitted: those of the last evaluation, which may be others than those of the training.
+
+        Raises:
+            ConfigError: where another version wrote settings that are no longer known.
+        """
+        path = self.folder / EVALUATION
+        found = decided_by(path)
+        return self.experiment.decisions if found is None else validate(DecisionsConfig, found, source=str(path))
 
     @cached_property
     def baselines(self) -> dict[str, np.ndarray]:

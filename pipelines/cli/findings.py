@@ -62,12 +62,13 @@ def _print_mistakes(mistakes: tuple[Suspect, ...]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=f"{len(mistakes)} labels that look wrong", title_justify="left")
-    for heading in ("image", "label says", "probability", "usual"):
-        table.add_column(heading, justify="right" if heading in ("probability", "usual") else "left", overflow="fold")
+    table = Table(title=f"{len(mistakes)} labels that look wrong{_first(len(mistakes))}", title_justify="left")
+    score = "probability" if mistakes and mistakes[0].calibrated else "score"
+    for heading in ("image", "label says", score, "usual"):
+        table.add_column(heading, justify="right" if heading in (score, "usual") else "left", overflow="fold")
     for suspect in mistakes[:_SHOWN]:
         said = suspect.class_name if suspect.labelled else f"no {suspect.class_name}"
-        table.add_row(escape(suspect.image_id), escape(said), f"{suspect.probability:.3f}", f"{suspect.usual:.3f}")
+        table.add_row(escape(suspect.image_id), escape(said), f"{suspect.score:.3f}", f"{suspect.usual:.3f}")
     Console().print(table)
 
 
@@ -77,7 +78,8 @@ def _print_duplicates(duplicates: tuple[NearDuplicate, ...]) -> None:
     from rich.table import Table
 
     leaks = sum(pair.leaks for pair in duplicates)
-    table = Table(title=f"{len(duplicates)} near duplicates, {leaks} of them across splits", title_justify="left")
+    title = f"{len(duplicates)} near duplicates, {leaks} of them across splits{_first(len(duplicates))}"
+    table = Table(title=title, title_justify="left")
     for heading in ("first", "second", "correlation"):
         table.add_column(heading, justify="right" if heading == "correlation" else "left", overflow="fold")
     for pair in duplicates[:_SHOWN]:
@@ -85,3 +87,8 @@ def _print_duplicates(duplicates: tuple[NearDuplicate, ...]) -> None:
         shown = "unreadable" if pair.correlation is None else f"{pair.correlation:.2f}"
         table.add_row(*map(escape, sides), shown)
     Console().print(table)
+
+
+def _first(number: int) -> str:
+    """That a table has the first rows alone."""
+    return f"; the first {_SHOWN} here, all in the file" if number > _SHOWN else ""

@@ -18,7 +18,8 @@ def print_results(experiment: Experiment, results: dict[str, Evaluation]) -> Non
     from rich.table import Table
 
     protocol = "test mAP, %" if experiment.protocol == "honest" else "test mAP, %, epoch chosen on the test images"
-    table = Table(title=f"{experiment.name} ({protocol})")
+    caption = "OF1, CF1: of logits above 0; at the fitted thresholds in the report"
+    table = Table(title=f"{experiment.name} ({protocol})", caption=caption)
     table.add_column("experiment", no_wrap=True)
     columns = {
         "total": "mAP",
@@ -79,11 +80,14 @@ def _print_worst_classes(experiment: Experiment) -> None:
 
     from cprfl.report.model.worst import worst_classes
     from cprfl.report.results import Results
+    from cprfl.words import counted
 
     results = Results.read(experiment.folder)
     worst = worst_classes(results, _WORST)
-    title = f"{experiment.name}: the {len(worst)} worst of {len(results.manifest.class_names)} classes"
-    caption = "confused with: what its first false images show"
+    every = len(results.manifest.class_names)
+    chosen = counted(every, "class") if len(worst) == every else f"the worst {len(worst)} of {every} classes"
+    title, at = f"{experiment.name}: {chosen}", "the fitted thresholds" if results.decisions.source else "0.5"
+    caption = f"false, missed: at {at}; confused with: what its first false images show"
     table = Table(title=title, caption=caption, box=SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("class", "group"):
         table.add_column(heading)

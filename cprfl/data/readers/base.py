@@ -23,7 +23,7 @@ from cprfl.data.readers.inside import check_inside
 from cprfl.data.storage import DataPath
 from cprfl.data.stratify import deal
 from cprfl.errors import DatasetError
-from cprfl.words import named
+from cprfl.words import named, percent
 
 
 class GroupsConfig(Config):
@@ -125,7 +125,7 @@ class DatasetConfig(Config):
         if self.long_tail:
             manifest = make_long_tailed(manifest, self.long_tail)
         manifest, more = self._without_unseen_classes(manifest)
-        return replace(manifest, notes=(*notes, *more, *_unmeasured(manifest)))
+        return replace(manifest, notes=(*notes, *more, *_open(manifest), *_unmeasured(manifest)))
 
     def _manifest(self, splits: Mapping[SplitName, list[Row]], table: ClassTable) -> Manifest:
         rows = [row for listed in splits.values() for row in listed]
@@ -180,6 +180,14 @@ class DatasetConfig(Config):
             return manifest, [f"no training image shows {classes} ({mend})"]
         seen = {*manifest.class_names} - {*unseen}
         return manifest.with_classes(seen), [f"no training image shows {classes}; left out"]
+
+
+def _open(manifest: Manifest) -> list[str]:
+    """How many labels nobody knows, whichever way the annotations say so."""
+    if not manifest.unknown:
+        return []
+    count, every = sum(map(len, manifest.unknown)), len(manifest) * len(manifest.class_names)
+    return [f"{count:,} of {every:,} labels ({percent(count / every)}) are unknown: left out of losses and metrics"]
 
 
 def _unmeasured(manifest: Manifest) -> list[str]:

@@ -16,6 +16,7 @@ from cprfl.data.readers.tables.classes import (
     class_columns,
     may_be_class,
     of_columns,
+    what_became_of_doubts,
 )
 from cprfl.data.readers.tables.columns import (
     column_named,
@@ -126,7 +127,8 @@ class CsvDataset(DatasetConfig):
         said = {
             split: of_columns(sheet.table, classes, self.uncertain, self.unmentioned) for split, sheet in sheets.items()
         }
-        return [*classes.names], said, [*classes.notes]
+        doubts = what_became_of_doubts(tables, classes, self.uncertain, self.unmentioned)
+        return [*classes.names], said, [*classes.notes, *doubts]
 
     def _from_names(self, sheets: Mapping[SplitName, Sheet]) -> tuple[list[str], dict[SplitName, Said], list[str]]:
         """What names of classes say."""

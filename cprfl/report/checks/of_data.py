@@ -14,6 +14,7 @@ from cprfl.data.synthetic import SyntheticDataset
 from cprfl.preparation import BAD_IMAGES
 from cprfl.reading import SAME_CONTENT
 from cprfl.report.checks.base import FEW, Check, Seen, Status
+from cprfl.report.mends import keep_together
 from cprfl.words import counted, percent
 
 _HALF = 0.5
@@ -27,7 +28,8 @@ def few_test_positives(seen: Seen) -> Check:
     if not few.any():
         return Check(code, f"Every class that is tested is shown by {FEW} test images or more", "passed",
                      "Intervals of single classes can be read.")  # fmt: skip
-    resting = [group for group, classes in seen.groups.items() if few[classes].mean() > _HALF]
+    tested = {group: classes[seen.positives_C[classes] > 0] for group, classes in seen.groups.items()}
+    resting = [group for group, classes in tested.items() if len(classes) and few[classes].mean() > _HALF]
     so = f"; the mean of {' and '.join(resting)} rests mostly on them" if resting else ""
     classes = np.flatnonzero(few)
     return Check(
@@ -68,8 +70,7 @@ def leak(seen: Seen) -> Check:
     return Check(
         code, f"{counted(len(pairs), 'test image')} with the content of one in another split", "issue",
         f"It may have been trained on what it is tested on, such as {first['image_id']} = {first['same_as']}, so the "
-        f"metrics are too high. Keep each picture in one split ({path.name} lists all pairs); "
-        "dataset.split.groups_by deals them out together.",
+        f"metrics are too high. {path.name} lists all pairs. {keep_together(seen.results.experiment.dataset)}",
     )  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def near_duplicates_across_splits(seen: Seen) -> Check:
         code, f"{counted(len(tested), 'test image')} nearly the same as one of another split",
         "issue" if many else "tip",
         f"Such as {' and '.join(shared[0].image_ids)}: another size, crop or exposure of a picture, or the next frame, "
-        "which is easier than a new one. Keep them in one split (dataset.split.groups_by).",
+        f"which is easier than a new one. {keep_together(results.experiment.dataset)}",
     )  # fmt: skip
 
 

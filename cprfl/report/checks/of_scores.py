@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from cprfl.data.manifest import VALIDATION
 from cprfl.evaluation.reliability import BINS, Bins, calibration_error
 from cprfl.report.baselines import LINEAR, ZERO_SHOT, too_many
 from cprfl.report.checks.base import FEW, MODEL, Check, Seen
+from cprfl.report.mends import beating
 from cprfl.words import counted
 
 _OFF = 1.0  # points of calibration error that matter
 _HIDDEN = 20.0  # points of AP below the mean of the group
 _SIMULATED = 1000
+_LITTLE = 10  # held-out images that show a class: of fewer, one more or less moves its threshold
 _FIT = "`cprfl train CONFIG` fits them where images are held out (train.validation: 0.2, or decisions.folds: 3)"
 
 
@@ -26,12 +29,15 @@ def calibration_off(seen: Seen) -> Check:
     listed = f"Expected calibration error, points: {', '.join(said)}."
     if not off:
         return Check(code, "Probabilities are as often right as they say", "passed", listed)
-    mend = (
-        "Test images may show the classes more or less often than training images; calibrate on images of where the "
-        "model is used (train.validation, or more held-out images)."
-        if seen.results.decisions.source
-        else f"They are plain sigmoids of the logits; {_FIT}."
-    )
+    if not seen.results.decisions.source:
+        mend = f"They are plain sigmoids of the logits; {_FIT}."
+    elif seen.results.decisions_config.calibration == "none":
+        mend = "They are plain sigmoids of the logits, as decisions.calibration: none has it; platt fits them."
+    else:
+        mend = (
+            "Test images may show the classes more or less often than training images; calibrate on images of where "
+            "the model is used (train.validation, or more held-out images)."
+        )
     whose = "" if "total" in off else f" of {' and '.join(off)}"
     return Check(code, f"Probabilities{whose} are not to be taken at their word", "issue",
                  f"{listed} {mend}")  # fmt: skip
@@ -69,16 +75,34 @@ def threshold_at_edge(seen: Seen) -> Check:
                      "Each has test images on both sides.")  # fmt: skip
     said = [f"never found in a test image: {seen.names(never)}"] if len(never) else []
     said += [f"found in every test image: {seen.names(always)}"] if len(always) else []
-    if decisions.short:
-        short = np.array([decisions.class_names.index(name) for name in decisions.short])
+    short = np.array([decisions.class_names.index(name) for name in decisions.short], dtype=int)
+    if len(short):
         said.append(f"what decisions.wanted asks for is reached at no threshold: {seen.names(short)}")
-    joined = "; ".join(said)
+    joined, edge = "; ".join(said), np.union1d(never, always)
     return Check(
-        code, f"{counted(len(never) + len(always) or len(decisions.short), 'class')} whose threshold decides nothing",
-        "issue" if len(never) or len(always) else "tip",
-        f"{joined[0].upper()}{joined[1:]}. Few held-out images show them: label more, raise decisions.shrinkage so "
-        "that they lean on their group, or ask for less (decisions.wanted).",
+        code,
+        f"{counted(len(edge), 'class')} whose threshold decides nothing" if len(edge)
+        else f"{counted(len(short), 'class')} without the wanted {seen.results.decisions_config.threshold}",
+        "issue" if len(edge) else "tip",
+        f"{joined[0].upper()}{joined[1:]}. {_mend_of_thresholds(seen, edge, short)}",
     )  # fmt: skip
+
+
+def _mend_of_thresholds(seen: Seen, edge: np.ndarray, short: np.ndarray) -> str:
+    """What would move the thresholds of these classes, given how they were chosen."""
+    wanted, manifest = seen.results.decisions_config, seen.results.manifest
+    held_out = manifest.split(VALIDATION) if VALIDATION in manifest.splits else seen.results.training
+    positives_C = np.asarray(held_out.positives)
+    few = positives_C[np.union1d(edge, short)] < _LITTLE
+    mends = [("Few held-out images show them: label more" if few.all() else "Few held-out images show some: label more")
+             if few.any() else "Look at their images in the report"]  # fmt: skip
+    leaning = edge if wanted.threshold == "f1" else np.intersect1d(edge, short)  # else their own counts decide
+    if not wanted.one_for_all and wanted.threshold != "recall" and positives_C[leaning].any():
+        mends.append("raise decisions.shrinkage so that they lean on their group")
+    if wanted.wanted is not None:
+        mends.append("ask for less (decisions.wanted)")
+    *first, last = mends
+    return f"{', '.join(first)}{', or ' if len(first) > 1 else ' or ' if first else ''}{last}."
 
 
 def hidden_by_mean(seen: Seen) -> Check:
@@ -109,12 +133,14 @@ def hidden_by_mean(seen: Seen) -> Check:
 def epoch_chosen_on_test(seen: Seen) -> Check:
     """Whether the metrics are of the epoch that was the best on the very images that they are of."""
     code = "epoch-chosen-on-test"
-    if seen.results.experiment.protocol == "honest":
+    experiment = seen.results.experiment
+    if experiment.protocol == "honest" or not experiment.epochs:
         return Check(code, "The test images chose nothing", "passed", "They were scored once, in the end.")
+    mend = "" if experiment.train.moves_tower else " (train.select: folds chooses an epoch without the test images)"
     return Check(
         code, f"The epoch ({seen.results.info.epoch}) was chosen on the test images", "issue",
         "The metrics are too high, by points where test images are few: only compare them with figures of the same "
-        "protocol. Set protocol: honest (train.select: folds chooses an epoch without the test images).",
+        f"protocol. Set protocol: honest{mend}.",
     )  # fmt: skip
 
 
@@ -138,8 +164,8 @@ def below_baseline(seen: Seen, code: str, baseline: str, words: str) -> Check:
     if behind:
         where = "" if "total" in behind else f" on {' and '.join(behind)}"
         return Check(code, f"Below {words}{where}", "issue",
-                     f"{explanation} Take that instead (it is a variant away: model.name: {baseline}), put both into "
-                     "an ensemble, or train longer, on more images or with more weight decay.")  # fmt: skip
+                     f"{explanation} Take that instead (it is a variant away: model.name: {baseline}), or "
+                     f"{beating(seen.results.experiment)}.")  # fmt: skip
     if not there["total"].above_zero:
         return Check(code, f"Not to be told from {words}", "tip",
                      f"{explanation} More test images would tell; the simpler model is the safer one.")  # fmt: skip

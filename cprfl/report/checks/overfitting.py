@@ -9,9 +9,9 @@ from torch import Tensor
 from cprfl.data.manifest import TRAIN, VALIDATION
 from cprfl.evaluation.decisions import HELD_OUT
 from cprfl.evaluation.metrics import average_precision, predicted_images, read_predictions
-from cprfl.experiment import Experiment
 from cprfl.inference.predictor import load_method
 from cprfl.report.checks.base import Check, Seen
+from cprfl.report.mends import narrowing
 from cprfl.training.loop import Worker, mean_logits
 from cprfl.training.objective import Inputs
 from cprfl.training.sources import StoredFeatures
@@ -45,23 +45,13 @@ def overfit(seen: Seen) -> Check:
     listed = f"mAP of training images, by the model and by trainings that have not seen them: {', '.join(said)}."
     if lost["total"] < _TIP:
         return Check(code, "Held-out images are scored nearly as well as training images", "passed", listed)
-    ways = ", ".join(narrowing(results.experiment))
+    ways = narrowing(results.experiment)
+    narrows = f" What narrows the gap: {', '.join(ways)}." if ways else ""
     return Check(
         code, f"{lost['total']:.0f} points of mAP lost on images that it has not seen",
         "issue" if lost["total"] >= _ISSUE else "tip",
-        f"{listed} Some of it is the price of few images. What narrows the gap: {ways}.",
+        f"{listed} Some of it is the price of few images.{narrows}",
     )  # fmt: skip
-
-
-def narrowing(experiment: Experiment) -> list[str]:
-    """What of an experiment's settings, of which each method has its own, brings training and new images nearer."""
-    of_method = {"dropout": "more model.dropout", "dim": "a smaller model.dim", "mlp_dim": "a smaller model.mlp_dim"}
-    ways = [way for setting, way in of_method.items() if setting in type(experiment.model).model_fields]
-    if experiment.epochs:
-        ways = ["fewer train.epochs", "more train.weight_decay", *ways]
-        if experiment.selects != "folds" and experiment.protocol == "honest":
-            ways = ["train.select: folds", *ways]
-    return [*ways, "more encoder.views"]
 
 
 def _precision_held_out(seen: Seen) -> np.ndarray:

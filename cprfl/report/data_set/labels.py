@@ -66,6 +66,8 @@ class LabelFacts:
         classes: the one with the most training images first.
         labels_per_image: for each split, images with 0, 1, 2, ... labels.
         without_label: ids of the images that show no class, for each split.
+        partly_open: how many of those have unknown labels beside the classes that they are known not to show.
+        wholly_open: how many of those have none but unknown labels.
         together: pairs of classes, the strongest tie first.
         never_alone: classes of some training images that all show another class too; with the one they come with most.
         shares_CC: share of a row's training images that show the column, of the first `SHOWN` classes.
@@ -75,6 +77,8 @@ class LabelFacts:
     classes: tuple[ClassFacts, ...]
     labels_per_image: Mapping[str, tuple[int, ...]]
     without_label: Mapping[str, tuple[str, ...]]
+    partly_open: int
+    wholly_open: int
     together: tuple[Together, ...]
     never_alone: tuple[Together, ...]
     shares_CC: np.ndarray
@@ -99,6 +103,8 @@ def label_facts(manifest: Manifest) -> LabelFacts:
     together_CC = _together(training.labels, len(manifest.class_names))
     lengths = {name: np.array([len(own) for own in part.labels], dtype=np.int64) for name, part in parts.items()}
     pairs = _pairs(manifest.class_names, together_CC, shown[TRAIN], len(training))
+    open_N = np.array([len(doubts) for own, doubts in zip(manifest.labels, manifest.unknown, strict=False) if not own])
+    wholly = open_N == len(manifest.class_names)
     return LabelFacts(
         images={name: len(part) for name, part in parts.items()},
         classes=_classes(manifest, shown, order),
@@ -107,6 +113,8 @@ def label_facts(manifest: Manifest) -> LabelFacts:
             name: tuple(parts[name].image_ids[row] for row in np.flatnonzero(found == 0))
             for name, found in lengths.items()
         },
+        partly_open=int(((open_N > 0) & ~wholly).sum()),
+        wholly_open=int(wholly.sum()),
         together=tuple(sorted(pairs, key=_tie, reverse=True)[:_PAIRS]),
         never_alone=_never_alone(manifest, together_CC, shown[TRAIN], order),
         shares_CC=_shares(together_CC, shown[TRAIN], order[:SHOWN]),

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cprfl.data.manifest import TEST, TRAIN
-from cprfl.report.data_set.labels import SPLITS
+from cprfl.data.readers.base import DatasetConfig
+from cprfl.report.data_set.labels import SPLITS, LabelFacts
 from cprfl.report.data_set.report import Copies, DataReport, Sized
 from cprfl.report.data_set.scan import ELONGATED, TINY
+from cprfl.report.mends import keep_together, more_tested
 from cprfl.words import counted, named
 
 
@@ -34,7 +36,7 @@ class Problem:
 
 def problems(report: DataReport) -> list[Problem]:
     """All that is wrong with a data set, by severity."""
-    found = [*_of_copies(report), *_of_files(report), *_of_classes(report), *_of_images(report)]
+    found = [*_of_copies(report), *_of_files(report), *_of_classes(report.labels, report.dataset), *_of_images(report)]
     return sorted(found, key=lambda problem: ("error", "warning", "hint").index(problem.severity))
 
 
@@ -54,7 +56,7 @@ def _of_copies(report: DataReport) -> Iterator[Problem]:
             "leaks", "error",
             f"{counted(len(leaks), 'picture')} in more than one split: what is tested on was trained on",
             in_a_row(leaks[0]),
-            "Keep each in one split; dataset.split.groups_by deals them out together.",
+            keep_together(report.dataset),
         )  # fmt: skip
     if contradictions:
         yield Problem(
@@ -73,26 +75,27 @@ def _of_copies(report: DataReport) -> Iterator[Problem]:
 
 
 def _of_files(report: DataReport) -> Iterator[Problem]:
-    skip = f"dataset.on_bad_image: skip {'leaves them out' if report.skips_bad else 'goes on'}"
+    skips = report.dataset.on_bad_image == "skip"
+    skip = f"dataset.on_bad_image: skip {'leaves them out' if skips else 'goes on'}"
+    setting = " (dataset.images)" if "images" in type(report.dataset).model_fields else ""
     if report.missing:
         yield Problem(
-            "missing", "warning" if report.skips_bad else "error",
+            "missing", "warning" if skips else "error",
             f"{counted(len(report.missing), 'image')} of {report.num_images:,} missing",
             report.missing[0].uri,
-            f"None is there: {report.elsewhere}." if report.elsewhere else f"Mend the paths (dataset.images); {skip}.",
+            f"None is there: {report.elsewhere}." if report.elsewhere else f"Mend the paths{setting}; {skip}.",
         )  # fmt: skip
     if report.images is not None and report.images.bad:
         bad = report.images.bad
         yield Problem(
-            "bad", "warning" if report.skips_bad else "error",
+            "bad", "warning" if skips else "error",
             f"{counted(len(bad), 'image')} that cannot be read",
             f"{bad[0].image_id}: {bad[0].reason}",
             f"Mend the files; {skip}.",
         )  # fmt: skip
 
 
-def _of_classes(report: DataReport) -> Iterator[Problem]:
-    labels = report.labels
+def _of_classes(labels: LabelFacts, dataset: DatasetConfig) -> Iterator[Problem]:
     unseen = [found.name for found in labels.classes if not found.images[TRAIN]]
     if unseen:
         yield Problem(
@@ -103,8 +106,11 @@ def _of_classes(report: DataReport) -> Iterator[Problem]:
         )  # fmt: skip
     if not labels.images[TEST]:
         yield Problem(
-            "no-test", "warning", "There is no test image", "", "dataset.split: {test: 0.2} takes some for the test."
-        )
+            "no-test", "warning", "There is no test image", "",
+            "Add images: there are too few for the share that dataset.split.test takes."
+            if dataset.split is not None and dataset.split.test
+            else "dataset.split: {test: 0.2} takes some for the test.",
+        )  # fmt: skip
         return
     untested = [found.name for found in labels.classes if not found.images[TEST]]
     if untested:
@@ -112,7 +118,7 @@ def _of_classes(report: DataReport) -> Iterator[Problem]:
             "untested", "warning",
             f"{counted(len(untested), 'class')} without a test image: no AP, left out of the means",
             named(untested, 5),
-            "Add test images; dataset.split: {test: 0.2} gives each class its share.",
+            more_tested(dataset),
         )  # fmt: skip
 
 
@@ -124,7 +130,7 @@ def _of_images(report: DataReport) -> Iterator[Problem]:
             f"{counted(sum(map(len, without.values())), 'image')} without a label",
             ", ".join(f"{name} {len(without[name]):,}" for name in SPLITS if without[name])
             + f", such as {next(ids[0] for ids in without.values() if ids)}",
-            "Each counts against every class: take out those that nobody looked at.",
+            _what_they_count_for(report.labels),
         )  # fmt: skip
     if report.images is None:
         return
@@ -149,6 +155,20 @@ def _of_images(report: DataReport) -> Iterator[Problem]:
             _with_size(report.images.elongated),
             "The encoder's square squashes or crops them (encoder.resize): cut them up.",
         )  # fmt: skip
+
+
+def _what_they_count_for(labels: LabelFacts) -> str:
+    """What images without a label tell a training."""
+    mend = "take out those that nobody looked at"
+    parts = []
+    if labels.wholly_open:
+        parts.append(f"{labels.wholly_open:,} count for nothing, as all their labels are unknown")
+    if labels.partly_open:
+        parts.append(f"{labels.partly_open:,} count only against the classes that they are known not to show")
+    others = sum(map(len, labels.without_label.values())) - labels.wholly_open - labels.partly_open
+    if not parts:
+        return f"Each counts against every class: {mend}."
+    return f"{'; '.join([*parts, *([f'the other {others:,} against every class: {mend}'] if others else [])])}."
 
 
 def _with_size(images: Sequence[Sized]) -> str:

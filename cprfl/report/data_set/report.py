@@ -10,6 +10,7 @@ from cprfl.data.feature_store import FeatureStore
 from cprfl.data.feature_store.filling import StoreKey
 from cprfl.data.images import BadImage, image_stamps
 from cprfl.data.manifest import Groups, Manifest
+from cprfl.data.readers.base import DatasetConfig
 from cprfl.errors import FeatureStoreError
 from cprfl.experiment import Experiment
 from cprfl.preparation import PREPARED, read_preparation
@@ -87,13 +88,13 @@ class DataReport:
 
     Attributes:
         name: of the experiment.
+        dataset: how the data set is read.
         num_images: of all splits.
         groups: thresholds of head, medium and tail.
         labels: what the labels say.
         notes: what the reader decided.
         missing: images whose files are not there.
         elsewhere: where they may be, if all of them are missing.
-        skips_bad: whether missing and unreadable images are left out (``dataset.on_bad_image``).
         images: what opening them told; none where they were not opened.
         copies: images that are the same; those scaled or compressed again are found where images were opened.
         suspects: labels that look wrong, the worst first; none where there are no features to tell by.
@@ -101,13 +102,13 @@ class DataReport:
     """
 
     name: str
+    dataset: DatasetConfig
     num_images: int
     groups: Groups
     labels: LabelFacts
     notes: tuple[str, ...]
     missing: tuple[BadImage, ...]
     elsewhere: str | None
-    skips_bad: bool
     images: ImageFacts | None
     copies: tuple[Copies, ...]
     suspects: tuple[Suspect, ...] | None
@@ -149,13 +150,13 @@ def data_report(experiment: Experiment, manifest: Manifest, *, open_images: bool
     store = _features(experiment, manifest, stamps)
     return DataReport(
         name=experiment.name,
+        dataset=experiment.dataset,
         num_images=len(manifest),
         groups=manifest.groups,
         labels=label_facts(manifest),
         notes=manifest.notes,
         missing=tuple(missing),
         elsewhere=None if there else where_it_may_be(missing[0].uri, experiment.data_root),
-        skips_bad=experiment.dataset.on_bad_image == "skip",
         images=_image_facts(manifest, seen) if open_images else None,
         copies=tuple(_copies(manifest, group) for group in found),
         suspects=None if isinstance(store, str) else suspects(manifest, store, SUSPECTS),

@@ -154,7 +154,7 @@ def _suspects(report: DataReport) -> Iterator[Text]:
 
 def _suspect(found: Suspect) -> str:
     said = "labelled" if found.labelled else "not labelled"
-    claim = f"{said} {found.class_name}: {percent(found.probability)} (labelled ones: {percent(found.usual)})"
+    claim = f"{said} {found.class_name}: {percent(found.score)} (labelled ones: {percent(found.usual)})"
     image = _fit(found.image_id, max(20, WIDTH - 3 - cell_len(claim))).rstrip()
     return f"{image}  {claim}"
 

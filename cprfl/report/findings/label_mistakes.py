@@ -12,14 +12,14 @@ import numpy as np
 
 from cprfl.data.manifest import TEST, Manifest
 from cprfl.errors import FeatureStoreError
-from cprfl.evaluation.decisions import HELD_OUT
+from cprfl.evaluation.decisions import HELD_OUT, Decisions
 from cprfl.evaluation.metrics import predicted_images, read_predictions
 from cprfl.report.findings.exports import Question, Value, write_csv
 from cprfl.report.findings.label_noise import Suspect, least_credible, out_of_fold_logits, pooled_features, suspects
 from cprfl.report.results import Results
 
 COUNT = 50  # labels that are named unless another number is asked for
-COLUMNS = ("image_id", "uri", "class", "labelled", "probability", "usual", "margin")
+COLUMNS = ("image_id", "uri", "class", "labelled", "score", "usual", "margin", "calibrated")
 
 
 def label_mistakes(results: Results, count: int = COUNT, *, second_opinion: bool = False) -> tuple[Suspect, ...]:
@@ -40,16 +40,25 @@ def label_mistakes(results: Results, count: int = COUNT, *, second_opinion: bool
     if path.exists():
         images = _listed(results.manifest, predicted_images(path))
         logits_NC = read_predictions(path, images.image_ids)
+        decisions = _calibration(results)
         if second_opinion and results.store is not None:
             other_NC = out_of_fold_logits(pooled_features(results.store, images), images.targets())
             logits_NC = np.where(np.isnan(other_NC), logits_NC, (logits_NC + other_NC) / 2)  # NaN: too few to fit to
-        return least_credible(images, logits_NC, count)
+            decisions = None  # which are of the model's own logits
+        return least_credible(images, logits_NC, count, decisions)
     if results.store is None:
         raise FeatureStoreError(
             f"{results.folder}: no held-out logits and no features to tell label mistakes by; set "
             "train.validation: 0.2 and train again"
         )
     return suspects(results.manifest, results.store, count)
+
+
+def _calibration(results: Results) -> Decisions | None:
+    """What makes probabilities of the model's logits; none where nothing was fitted."""
+    found = Decisions.read(results.checkpoint, results.manifest.class_names)
+    plain = (found.slope_C == 1).all() and (found.intercept_C == 0).all()
+    return None if plain else found
 
 
 def _listed(manifest: Manifest, image_ids: Sequence[str]) -> Manifest:
@@ -70,7 +79,7 @@ def write_label_mistakes(path: Path, found: Sequence[Suspect]) -> None:
 
 def _row(suspect: Suspect) -> tuple[Value, ...]:
     named = suspect.image_id, suspect.uri, suspect.class_name, int(suspect.labelled)
-    return *named, suspect.probability, suspect.usual, suspect.margin
+    return *named, suspect.score, suspect.usual, suspect.margin, int(suspect.calibrated)
 
 
 def corrections(found: Sequence[Suspect], manifest: Manifest) -> list[Question]:
@@ -91,7 +100,7 @@ def _correction(own: Sequence[Suspect], manifest: Manifest, row: int) -> Questio
     labels = [manifest.class_names[label] for label in manifest.labels[row]]
     wrong = {suspect.class_name for suspect in own if suspect.labelled}
     proposed = {name: 1.0 for name in labels if name not in wrong}
-    proposed |= {suspect.class_name: suspect.probability for suspect in own if not suspect.labelled}
+    proposed |= {suspect.class_name: suspect.score for suspect in own if not suspect.labelled}
     facts: dict[str, Value] = {
         "labels_now": ", ".join(labels),
         "doubtful": ", ".join(("not " if s.labelled else "also ") + s.class_name for s in own),

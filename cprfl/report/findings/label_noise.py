@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from cprfl.data.feature_store import FeatureStore
 from cprfl.data.manifest import TRAIN, Manifest
 from cprfl.evaluation.blocks import row_blocks
+from cprfl.evaluation.decisions import Decisions
 from cprfl.models.logistic_regression import solve
 from cprfl.models.pooled import fold_of_each, pooled
 from cprfl.progress import progress
@@ -37,18 +38,20 @@ class Suspect:
         uri: of the image.
         class_name: the class in question.
         labelled: whether the label says that the image shows it.
-        probability: that it does, by the classifier.
+        score: how far the classifier takes it to show the class, from 0 to 1.
         usual: the mean of that over the images that are labelled with the class.
         margin: how sure the disagreement is, see `confident_disagreement`.
+        calibrated: whether the score is a probability; else it is the sigmoid of a logit.
     """
 
     image_id: str
     uri: str
     class_name: str
     labelled: bool
-    probability: float
+    score: float
     usual: float
     margin: float
+    calibrated: bool = False
 
 
 class _Place(NamedTuple):
@@ -74,15 +77,18 @@ def suspects(manifest: Manifest, store: FeatureStore, count: int) -> tuple[Suspe
     return least_credible(training, logits_NC, count)
 
 
-def least_credible(images: Manifest, logits_NC: np.ndarray, count: int) -> tuple[Suspect, ...]:
+def least_credible(
+    images: Manifest, logits_NC: np.ndarray, count: int, decisions: Decisions | None = None
+) -> tuple[Suspect, ...]:
     """The least credible labels of these images, the worst first; half of them given and half missing ones.
 
-    Where there are too few of one kind, there are more of the other.
+    Where there are too few of one kind, there are more of the other. Which they are is told by the logits alone.
 
     Args:
         images: with their labels.
         logits_NC: of a classifier that has not seen them; NaN where it says nothing.
         count: how many to name.
+        decisions: a calibration of these logits, where there is one.
     """
 
     def targets_of(rows: slice) -> np.ndarray:
@@ -96,6 +102,8 @@ def least_credible(images: Manifest, logits_NC: np.ndarray, count: int) -> tuple
         given = _largest(given, np.where(targets_BC == 1, margin_BC, -np.inf), rows.start, count)
         missing = _largest(missing, np.where(targets_BC == 0, margin_BC, -np.inf), rows.start, count)
     num_given = max(min(len(given), count - count // 2), count - len(missing))
+    read = Decisions.unfitted(images.class_names) if decisions is None else decisions
+    shown_C = usual_2C[0] if decisions is None else _mean_probabilities(logits_NC, targets_of, read.probabilities)[0]
     kept = [(place, True) for place in given[:num_given]] + [(place, False) for place in missing[: count - num_given]]
     return tuple(
         Suspect(
@@ -103,9 +111,10 @@ def least_credible(images: Manifest, logits_NC: np.ndarray, count: int) -> tuple
             images.uris[row],
             images.class_names[label],
             labelled=labelled,
-            probability=float(expit(logits_NC[row, label])),
-            usual=float(usual_2C[0, label]),
+            score=float(read.of_class(label, logits_NC[[row], label])[0]),
+            usual=float(shown_C[label]),
             margin=margin,
+            calibrated=decisions is not None,
         )
         for (margin, row, label), labelled in sorted(kept, key=lambda one: -one[0].margin)
     )
@@ -185,19 +194,24 @@ def _margins(logits_NC: np.ndarray, targets_NC: np.ndarray, usual_2C: np.ndarray
     return np.where(given_NC | missing_NC, margin_NC, -np.inf)
 
 
-def _mean_probabilities(logits_NC: np.ndarray, targets_of: Callable[[slice], np.ndarray]) -> np.ndarray:
+def _mean_probabilities(
+    logits_NC: np.ndarray,
+    targets_of: Callable[[slice], np.ndarray],
+    probabilities: Callable[[np.ndarray], np.ndarray] = expit,
+) -> np.ndarray:
     """Mean probability of each class over the images with the label, and over those without, [2, C].
 
     Args:
         logits_NC: of the images.
         targets_of: targets of some of them.
+        probabilities: of logits.
     """
     sums_2C = np.zeros((2, logits_NC.shape[1]), dtype=logits_NC.dtype)
     counts_2C = np.zeros(sums_2C.shape, dtype=int)
     for rows in row_blocks(logits_NC.shape):
         targets_BC = targets_of(rows)
         of_2BC = np.stack([targets_BC == 1, targets_BC == 0])
-        p_2BC = expit(logits_NC[rows]) * of_2BC
+        p_2BC = probabilities(logits_NC[rows]) * of_2BC
         sums_2C = np.concatenate([sums_2C[:, None], p_2BC], axis=1).sum(axis=1)  # image by image, as if all at once
         counts_2C += of_2BC.sum(axis=1)
     return sums_2C / np.maximum(counts_2C, 1)

@@ -17,7 +17,11 @@ from cprfl.report.results import Results
 from cprfl.training.checkpoint import CheckpointInfo, load_info
 from cprfl.words import counted
 
-_SPLITS, _METRICS = (TRAIN, VALIDATION, TEST), ("mAP", "mAP_head", "mAP_medium", "mAP_tail")
+_SPLITS = (TRAIN, VALIDATION, TEST)
+_METRICS = {
+    "total": "mAP", "head": "mAP_head", "medium": "mAP_medium", "tail": "mAP_tail",
+    "OF1 at 0.5": "OF1", "CF1 at 0.5": "CF1", "OF1 at thresholds": "OF1_decided", "CF1 at thresholds": "CF1_decided",
+}  # fmt: skip
 _FAILING, _SHOWN = 50.0, 20  # percent AP below which a class is said to fail; how many are listed
 _FEW = 5  # test positives below which a class's AP says little
 _FILL = "*to be filled in*"
@@ -89,14 +93,15 @@ def _data(predictor: Predictor, info: CheckpointInfo, results: Results | None) -
 
 def _training(info: CheckpointInfo, checkpoint: Path) -> list[str]:
     experiment = experiment_of(info, checkpoint)
+    fitted = f"loss: `{experiment.loss.name}`" if experiment.epochs else "without a loss: no gradient trains it"
     protocols = {
         "honest": "honest: no test image took part in training or in choosing the epoch",
         "published": "published: the epoch was chosen on the test images, so test figures are too good",
     }
     return [
-        f"- Method: `{experiment.model.name}`; loss: `{experiment.loss.name}`; tower: {experiment.train.backbone}",
-        f"- Epochs: {info.epoch}; seed: {experiment.seed}",
-        f"- Protocol: {protocols[experiment.protocol]}",
+        f"- Method: `{experiment.model.name}`; {fitted}; tower: {experiment.train.backbone}",
+        *([f"- Epochs: {info.epoch}; seed: {experiment.seed}"] if experiment.epochs else []),
+        f"- Protocol: {protocols[experiment.protocol if experiment.epochs else 'honest']}",
         f"- Training key: `{info.training_key}`; encoder: `{info.encoder_fingerprint}`",
     ]
 
@@ -111,13 +116,14 @@ def _evaluation(results: Results | None) -> list[str]:
         rows.append(_row(escape(name.replace("_", " ")), found.metrics))
     more = [] if results.baselines else ["", "No baseline lies beside it."]
     return [
-        f"On {counted(len(results.test), 'test image')}; mean average precision, percent.", "",
-        *_table(["", "total", "head", "medium", "tail", "OF1", "CF1"], rows), *more,
+        f"On {counted(len(results.test), 'test image')}; mean average precision in all and by group, and F1s of what "
+        "is found from a probability of 0.5 on, uncalibrated, and at the thresholds below; percent.", "",
+        *_table(["", *_METRICS], rows), *more,
     ]  # fmt: skip
 
 
 def _row(name: str, metrics: dict[str, float]) -> list[str]:
-    return [name, *(f"{metrics[key]:.1f}" if key in metrics else "-" for key in (*_METRICS, "OF1", "CF1"))]
+    return [name, *(f"{metrics[key]:.1f}" if key in metrics else "-" for key in _METRICS.values())]
 
 
 def _decisions(predictor: Predictor) -> list[str]:

@@ -15,9 +15,10 @@ from cprfl.evaluation.intervals import Interval
 from cprfl.report.charts import GROUP_COLOURS, whole
 from cprfl.report.checks.base import MODEL
 from cprfl.report.model.class_facts import BINS, ClassFacts
+from cprfl.report.model.names_in_plot import GAP, LONGEST, named
 from cprfl.report.model.report import ModelReport
 
-_SMALL = 150  # pixels of the height of a class's plot
+_SMALL, _HIGH = 150, 320  # pixels of the height of a class's plot, and of that of the long tail
 _NAMED = 4  # classes whose names stand in the plot of the long tail
 
 
@@ -66,8 +67,7 @@ def long_tail(report: ModelReport) -> dict[str, Any]:
     """AP of each class against its training images, on shades of the groups; a class is a link to its section."""
     intervals = report.intervals.classes(MODEL)
     found = [(facts, intervals[facts.label]) for facts in report.classes if facts.ap is not None]
-    worst = {facts.label for facts, _ in sorted(found, key=lambda pair: pair[0].ap or 0)[:_NAMED]}
-    rows = [_point(facts, interval) | {"named": facts.label in worst} for facts, interval in found]
+    rows = [_point(facts, interval) for facts, interval in found]
     fewest, most = (pick((row["images"] for row in rows), default=1) for pick in (min, max))
     low, high = fewest * 0.8, most * 1.2
     x = alt.X(
@@ -76,8 +76,9 @@ def long_tail(report: ModelReport) -> dict[str, Any]:
         scale=alt.Scale(type="log" if fewest else "symlog", domain=[low, high], nice=False),
         axis=alt.Axis(format=",d", values=_ticks(low, high), grid=False),
     )
-    for row in rows:  # names stand on the side on which there is room
-        row["right"] = row["images"] > most / 3
+    sides = named(rows, (low, high), _HIGH, _NAMED)
+    for row in rows:
+        row["name"] = sides.get(row["label"], "")
     y = alt.Y("AP:Q", title="AP, %", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
     colour = alt.Color("group:N", scale=_group_scale(), legend=None)
     classes = alt.Chart(alt.InlineData(values=rows)).encode(x=x)
@@ -98,20 +99,20 @@ def long_tail(report: ModelReport) -> dict[str, Any]:
             ],
         ),
         *(
-            classes.transform_filter(f"datum.named && datum.right === {'true' if right else 'false'}")
+            classes.transform_filter(f"datum.name === '{side}'")
             .mark_text(
-                align="right" if right else "left",
-                dx=-8 if right else 8,
+                align="left" if side == "right" else "right",
+                dx=GAP if side == "right" else -GAP,
                 fontSize=11,
-                limit=140,
+                limit=LONGEST,
                 fill="var(--ink)",
                 cursor="pointer",
             )
             .encode(y=y, text="class:N")
-            for right in (False, True)
+            for side in ("left", "right")
         ),
     ]
-    return whole(alt.layer(*layers), height=320)
+    return whole(alt.layer(*layers), height=_HIGH)
 
 
 def _point(facts: ClassFacts, interval: Interval | None) -> dict[str, Any]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cprfl.evaluation.blocks import columns
 from cprfl.evaluation.intervals import Bootstrap
+from cprfl.evaluation.metrics import f1_of_counts
 from cprfl.evaluation.reliability import calibration_error
 from cprfl.report.checks.base import Check, Seen
 from cprfl.report.checks.every import model_checks
 from cprfl.report.findings.image_findings import ImageFindings
-from cprfl.report.model.class_facts import ClassFacts, class_facts
+from cprfl.report.model.class_facts import AtThreshold, ClassFacts, class_facts
 from cprfl.report.model.images_of_class import ImagesOfClass, how_many, images_of_class
 from cprfl.report.results import Results
 
@@ -25,8 +26,8 @@ class GroupFacts:
     Attributes:
         name: ``total``, ``head``, ``medium`` or ``tail``.
         classes: that it has.
-        f1: mean of its classes' F1 at the model's thresholds, a fraction; none where no image shows one of them.
-        f1_half: likewise at 0.5.
+        f1: CF1 of its classes at the model's thresholds, percent, as in the metrics; none where no image shows one.
+        f1_half: likewise at 0.5 of the sigmoid of the logit.
         reliability: of all its classes' probabilities, as `cprfl.evaluation.reliability` gives it.
     """
 
@@ -88,8 +89,8 @@ def model_report(results: Results) -> ModelReport:
         GroupFacts(
             name,
             len(own),
-            _mean(classes[label].chosen.f1 for label in own),
-            _mean(classes[label].half.f1 for label in own),
+            _class_f1([classes[label].chosen for label in own]),
+            _class_f1([classes[label].half for label in own]),
             seen.reliability[name].table() if name in seen.reliability else [],
         )
         for name, own in intervals.groups.items()
@@ -97,6 +98,7 @@ def model_report(results: Results) -> ModelReport:
     return ModelReport(results, intervals, model_checks(seen), found, classes, images, seen.findings)
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else None
+def _class_f1(counts: Sequence[AtThreshold]) -> float | None:
+    """CF1, percent; none where no image shows one of the classes."""
+    hits, named, positives = np.array([(at.found, at.found + at.false, at.found + at.missed) for at in counts]).T
+    return f1_of_counts(np.stack([hits, named, positives]))["CF1"] if positives.any() else None

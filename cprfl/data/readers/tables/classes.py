@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from cprfl.data.readers.classes import clean_name
 from cprfl.data.readers.tables.cells import Meaning, meaning, number_in
 from cprfl.data.readers.tables.dialect import Table
-from cprfl.data.readers.tables.labels import Said, Uncertain, Unmentioned
+from cprfl.data.readers.tables.labels import Said, Uncertain, Unmentioned, of_uncertain
 from cprfl.errors import DatasetError
 from cprfl.words import named
 
@@ -152,6 +152,23 @@ def of_columns(table: Table, classes: ClassColumns, uncertain: Uncertain, unment
             names = (*(name for name, cell in zip(here, row, strict=True) if cell in nobody_knows), *lacking)
             unknown[number] = memo.setdefault(names, names)
     return Said(range(len(table)), labels, unknown)
+
+
+def what_became_of_doubts(
+    tables: Sequence[Table], classes: ClassColumns, uncertain: Uncertain, unmentioned: Unmentioned
+) -> list[str]:
+    """Notes on the cells of class columns that say neither yes nor no, and on what `of_columns` takes them for."""
+    means = Counter[Meaning]()
+    for table in tables:
+        for name in classes.names:
+            for cell, count in Counter(table.columns.get(name, ())).items():
+                means[meaning(cell)] += count
+    unsure = means["unsure"] + (0 if classes.minus_is_no else means["minus"])
+    notes = [of_uncertain(unsure, "neither surely present nor surely absent", uncertain)] if unsure else []
+    if means["blank"]:
+        mend = "" if unmentioned == "unknown" else ": unknown leaves them out of losses and metrics"
+        notes.append(f"{means['blank']} cells are blank; taken for {unmentioned} (dataset.unmentioned{mend})")
+    return notes
 
 
 def _chosen(columns: Mapping[str, _Column], table: Table, wanted: Sequence[str], ignore_case: bool) -> list[str]:

@@ -183,11 +183,12 @@ def _combined(before: str, said: str) -> str:
 
 def _pair_notes(said: Counter[str], uncertain: Uncertain) -> list[str]:
     meant = {"unsure": "neither surely present nor surely absent", "contradicted": "said to be present and absent"}
-    return [
-        f"{said[what]} labels are {words}; taken for {uncertain} (dataset.uncertain)"
-        for what, words in meant.items()
-        if said[what]
-    ]
+    return [of_uncertain(said[what], words, uncertain) for what, words in meant.items() if said[what]]
+
+
+def of_uncertain(count: int, what: str, uncertain: Uncertain) -> str:
+    """A note on labels that are uncertain: why, and what becomes of them."""
+    return f"{count} labels are {what}; taken for {uncertain} (dataset.uncertain)"
 
 
 def _literal(cell: str, where: Callable[[str], str]) -> list[str]:
