@@ -21,7 +21,9 @@ from cprfl.errors import ConfigError
 class Config(BaseModel):
     """Base of every configuration: unknown keys are errors, values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -145,7 +147,8 @@ def _values(node: yaml.Node | None, annotation: Any, root: type[Config]) -> Any:
     keys = [str(key.value) for key, _ in node.value]
     for key, _ in node.value:
         if keys.count(str(key.value)) > 1:
-            raise ConfigError(f"{key.value}: given twice, in line {key.start_mark.line + 1} too; remove one")
+            lines = [str(other.start_mark.line + 1) for other, _ in node.value if other.value == key.value]
+            raise ConfigError(f"{key.value}: given more than once, in lines {' and '.join(lines)}; leave one")
     yaml.SafeLoader("").flatten_mapping(node)  # what `<<` brings comes first, and the mapping's own overrides it
     name = next((value.value for key, value in reversed(node.value) if key.value == "name"), None)
     return {

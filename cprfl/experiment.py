@@ -242,6 +242,8 @@ class Experiment(Config):
 
         Where its own experiment before would train just what this one's does, it is this one's.
         """
+        if "name" in self.variants[key]:
+            raise ConfigError(f"variants.{key}.name: a variant is called by its key, {self.name}-{key}; leave it out")
         base = self.model_dump(mode="json", exclude={"variants"})
         merged = merge(base, {**self.variants[key], "name": f"{self.name}-{key}"})
         variant = validate(Experiment, merged, source=f"variants.{key}", data_root=self.data_root)

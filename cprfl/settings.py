@@ -37,32 +37,45 @@ def read(cls: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> 
         ConfigError: where the file or an override cannot be read.
     """
     check_there(path)
+    base = _read(cls, Path(path))
+    check_interpolations(base, str(path))
     try:
-        base = read_settings(cls, Path(path).read_text())
-        if isinstance(base, dict):
-            check_interpolations(base, str(path))
-            base = OmegaConf.to_container(OmegaConf.create(base), resolve=True)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        base = OmegaConf.to_container(OmegaConf.create(base), resolve=True)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
-    if not isinstance(base, dict):
-        raise ConfigError(f"{path}: expected settings as `key: value`, got a {type(base).__name__}")
     merged = base
     for override in overrides:
         merged = merge(merged, read_override(cls, override, merged))
     return merged
 
 
+def _read(cls: type[Config], path: Path) -> dict[str, Any]:
+    try:
+        found = read_settings(cls, path.read_text())
+    except yaml.MarkedYAMLError as error:
+        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{path}{where}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if not isinstance(found, dict):
+        given = "nothing" if found is None else f"a {type(found).__name__}"
+        raise ConfigError(f"{path}: expected settings as `key: value`, got {given}")
+    return found
+
+
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """OmegaConf's merge, except that a section whose ``name`` changes is replaced: its settings belong to another."""
-    kept = {key: {} if _picks_another(base[key], changes.get(key)) else base[key] for key in base}
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(kept), OmegaConf.create(changes)))
-    assert isinstance(merged, dict)
-    return merged
+    """Settings with changes, section by section.
+
+    A section is replaced where its ``name`` changes, since its settings belong to another one, and where the change is
+    empty: ``variants={}`` leaves none.
+    """
+    return base | {key: _changed(base.get(key), change) for key, change in changes.items()}
 
 
-def _picks_another(section: Any, change: Any) -> bool:
-    if not isinstance(section, dict) or not isinstance(change, dict):
-        return False
-    return "name" in change and change["name"] != section.get("name")
+def _changed(section: Any, change: Any) -> Any:
+    if not isinstance(section, dict) or not isinstance(change, dict) or not change:
+        return change
+    picks_another = "name" in change and change["name"] != section.get("name")
+    return change if picks_another else merge(section, change)

@@ -8,6 +8,7 @@ import pytest
 
 from cprfl.errors import ConfigError
 from cprfl.experiment import Experiment, load
+from cprfl.training.config import TrainConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -40,6 +41,27 @@ def test_choosing_another_component_replaces_the_section(small_config: Path) -> 
     experiment = load(small_config, ["model.name=linear_probe"])
     assert experiment.model.name == "linear_probe"
     assert experiment.model.standardize
+
+
+def test_an_empty_section_leaves_nothing_of_what_was_there(small_config: Path) -> None:
+    variants = ["variants.a.seed=3", "variants.b.model.name=linear_probe"]
+    assert load(small_config, [*variants, "variants={}"]).variants == {}
+    assert load(small_config, ["variants.a.seed=3", "variants={b: {seed: 4}}"]).variants.keys() == {"a", "b"}
+    assert load(small_config, ["train={}"]).train == TrainConfig()
+    assert "model.name: missing" in mistakes(small_config, "model={}")
+
+
+@pytest.mark.parametrize("section", ["variants", "encoder", "model", "dataset", "dataset.splits", "dataset.groups"])
+@pytest.mark.parametrize("value", ["[]", "[a]", "[1, 2]"])
+def test_a_list_where_a_section_is_expected_is_told(small_config: Path, section: str, value: str) -> None:
+    assert section.rpartition(".")[2] in mistakes(small_config, f"{section}={value}")
+    inside = {"variants": "{a: {encoder: [1]}}", "first": "{model: [1]}"}
+    for name, text in inside.items():
+        assert name in mistakes(small_config, f"{name}={text}")
+
+
+def test_a_variant_has_no_name_but_its_key(small_config: Path) -> None:
+    assert "variants.a.name: a variant is called by its key, small-a" in mistakes(small_config, "variants.a.name=b")
 
 
 def test_a_variant_is_the_experiment_with_its_changes(small_config: Path) -> None:
@@ -108,7 +130,7 @@ def test_results_are_written_to_a_file_system(small_config: Path) -> None:
 def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     assert "nowhere.yaml: configuration file not found" in mistakes(tmp_path / "nowhere.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
-    assert "broken.yaml: not YAML" in mistakes(tmp_path / "broken.yaml")
+    assert "broken.yaml, line 2: not YAML: expected" in mistakes(tmp_path / "broken.yaml")
     (tmp_path / "list.yaml").write_text("- a\n")
     assert "expected settings as `key: value`" in mistakes(tmp_path / "list.yaml")
     (tmp_path / "empty.yaml").write_text("name: x\n")
@@ -140,7 +162,7 @@ def test_text_in_a_file_is_taken_as_it_is_written(small_config: Path) -> None:
     assert experiment.promotion.class_floors == {"no": 3.0}
     assert experiment.variant("1").dataset.model_dump()["image_column"] == "08"
     small_config.write_text(text + "seed: 1\nseed: 2\n")
-    with pytest.raises(ConfigError, match="given twice"):
+    with pytest.raises(ConfigError, match="given more than once, in lines"):
         load(small_config)
 
 
@@ -151,7 +173,7 @@ def test_yaml_s_anchors_and_merges_are_read(tmp_path: Path, small_config: Path) 
     assert experiment.variants["b"] == {"train": {"epochs": 2}, "seed": 3}
     assert experiment.variants["c"] == experiment.variants["a"]
     (tmp_path / "nothing.yaml").write_text("# nothing\n")
-    assert "expected settings as `key: value`, got a NoneType" in mistakes(tmp_path / "nothing.yaml")
+    assert "expected settings as `key: value`, got nothing" in mistakes(tmp_path / "nothing.yaml")
 
 
 def test_a_separator_may_be_any_character(small_config: Path) -> None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import signal
 import subprocess
 from pathlib import Path
 
 import boto3
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -23,7 +20,7 @@ from cprfl.errors import BadImagesError, WeightsError
 from cprfl.experiment import Experiment, load
 from cprfl.preparation import Prepared
 from pipelines.stages.preprocess import preprocess
-from tests.helpers import command, command_line, use_database, wait_for, write_config
+from tests.helpers import command, use_database, wait_for
 
 MANY_VIEWS = "encoder.views=64"  # which make many shards and take some seconds
 
@@ -133,52 +130,6 @@ def test_other_weights_on_a_node_are_an_error(experiment: Experiment, monkeypatc
     monkeypatch.setattr(type(experiment.encoder), "build", lambda *_: encoder)  # in this process, not in the actors
     with pytest.raises(WeightsError, match="the weights on .* differ from those where the run was started"):
         preprocess(changed(experiment, num_workers=1))
-
-
-def preprocess_command(config: Path, *overrides: str) -> list[str]:
-    """`cprfl preprocess` on Ray with many shards."""
-    settings = (MANY_VIEWS, "encoder.num_workers=1", *overrides)
-    return command("preprocess", str(config), *(word for value in settings for word in ("--set", value)))
-
-
-def stored(root: Path) -> dict[str, bytes]:
-    """Bytes of the shards of the only store, by name."""
-    (folder,) = root.iterdir()
-    return {file.name: file.read_bytes() for file in folder.glob("features-*.parquet")}
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, photos: Path, database: Path) -> dict[str, bytes]:
-    """The shards of an extraction that nothing happened to, in this process."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    config = write_config(folder / "small.yaml", photos, database)
-    preprocess(load(config, [MANY_VIEWS, f"feature_dir={folder}/features"]))
-    assert len(stored(folder / "features")) == 12
-    return stored(folder / "features")
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_with_the_missing_shards(
-    small_config: Path, tmp_path: Path, undisturbed: dict[str, bytes]
-) -> None:
-    root = tmp_path / "killed"
-    process = subprocess.Popen(preprocess_command(small_config, f"feature_dir={root}"), start_new_session=True)
-    wait_for(lambda: len(list(root.glob("*/features-*"))) >= 3)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    there = stored(root)
-    assert 3 <= len(there) < 12
-    times = {file: file.stat().st_mtime_ns for file in root.glob("*/features-*")}
-    process = subprocess.Popen(preprocess_command(small_config, f"feature_dir={root}"))  # goes on, loses its workers
-    wait_for(lambda: len(list(root.glob("*/features-*"))) > len(there))
-    victims = [child for child in psutil.Process(process.pid).children(recursive=True)
-               if "MapWorker" in command_line(child)]  # fmt: skip
-    assert victims
-    for victim in victims:
-        victim.kill()
-    assert process.wait(timeout=180) == 0
-    assert all(file.stat().st_mtime_ns == stamp for file, stamp in times.items())
-    assert stored(root) == undisturbed
 
 
 @pytest.mark.slow

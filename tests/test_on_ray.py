@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +20,7 @@ from pipelines.cluster.resources import cpus_of_tasks, scaling
 from pipelines.stages import run as stages
 from pipelines.stages.preprocess import preprocess
 from pipelines.stages.train import train_stage
-from tests.helpers import call, command, runs, steps, wait_for
+from tests.helpers import runs
 
 ON_RAY = ["resources.num_workers=1", "encoder.num_workers=1"]
 
@@ -163,32 +160,3 @@ def test_cpus_of_a_killed_training_are_given_back() -> None:
             assert time.monotonic() < deadline
             time.sleep(0.2)
     assert placement_group_table()[waiting.id.hex()]["state"] == "CREATED"
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("ray_session")
-def test_a_killed_training_goes_on_and_ends_as_if_undisturbed(
-    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    overrides = ["train.epochs=12", "resources.num_workers=1"]
-    expected = train_stage(load(small_config, ["train.epochs=12", "name=undisturbed"]))  # the same bits, without Ray
-    words = ["train", str(small_config), *(word for change in overrides for word in ("--set", change))]
-    process = subprocess.Popen(command(*words), start_new_session=True)
-    folder = tmp_path / "outputs" / "small" / "training"
-
-    def has_checkpoint() -> bool:
-        assert process.poll() is None, "ended before it could be killed"
-        return bool(list(folder.glob("*/checkpoint_*/checkpoint.json")))
-
-    wait_for(has_checkpoint)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    status, _, err = call(monkeypatch, capsys, *words)
-    assert status == 0, err
-    assert "going on with the interrupted training" in err
-    found = tmp_path / "outputs" / "small" / "checkpoint"
-    assert load_info(found).metrics == load_info(expected).metrics
-    assert files(found) == files(expected)
-    (run,) = runs(load(small_config))
-    assert run.info.status == "FINISHED"
-    assert set(steps(run.info.run_id)) == set(range(1, 13))

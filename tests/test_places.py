@@ -15,7 +15,8 @@ from cprfl.experiment import Experiment, load
 from cprfl.models.base import Facts
 from cprfl.training.checkpoint import CheckpointInfo, save_checkpoint
 from pipelines.stages import places
-from pipelines.stages.places import CHALLENGER, adopt, finish_adoption, forget_results
+from pipelines.stages.model_names import find_model
+from pipelines.stages.places import CHALLENGER, adopt, finish_adoption, folder_of_results, forget_results
 
 ROOT = Path(__file__).parent.parent
 KEPT = {"notes.txt": "mine", "sweeps/one/best.yaml": "found", "retraining/request.json": "asked"}
@@ -125,3 +126,28 @@ def test_results_are_forgotten_and_nothing_else(challenger: Experiment) -> None:
     assert {"evaluation.json", "report.html", "baselines/champion.parquet"} <= OLD.keys() - left.keys()
     assert {"checkpoint/weights", "bad_images.csv", *KEPT} <= left.keys()
     assert set(places.RESULTS) & left.keys() == set()
+
+
+def test_a_folder_of_images_does_not_hide_the_experiment_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outputs, checkpoint = tmp_path / "outputs", tmp_path / "outputs" / "birds" / "checkpoint"
+    (tmp_path / "birds").mkdir()
+    with pytest.raises(CheckpointError, match=r"birds/checkpoint: no checkpoint here"):
+        find_model("birds", outputs)
+    assert folder_of_results("birds", outputs) == Path("birds")
+    save_checkpoint(
+        checkpoint,
+        {},
+        Facts.of_text(torch.ones(1, 2), 2),
+        CheckpointInfo({}, "key", ["red"], "e", "t", 1, {}, False),
+        None,
+    )
+    write(outputs / "birds", {"evaluation.json": "{}"})
+    assert find_model("birds", outputs) == str(checkpoint)
+    assert folder_of_results("birds", outputs) == outputs / "birds"
+    write(tmp_path / "birds", {"evaluation.json": "{}"})
+    shutil.copytree(checkpoint, tmp_path / "birds" / "checkpoint")
+    assert find_model("birds", outputs) == "birds/checkpoint"
+    assert folder_of_results("birds", outputs) == Path("birds")

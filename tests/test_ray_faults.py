@@ -31,7 +31,7 @@ from pipelines.cluster.local import LocalRay
 from pipelines.cluster.snapshot import mend_snapshot
 from pipelines.stages.preprocess import preprocess
 from pipelines.stages.train import train_stage
-from tests.helpers import command, runs, steps
+from tests.helpers import call, command, runs, steps
 from tests.ray_commands import RayCommand, running
 
 EPOCHS = 60
@@ -67,28 +67,34 @@ def told(running_one: RayCommand) -> tuple[int, str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_training_survives_the_loss_of_everything_that_it_runs_on(small_config: Path, tmp_path: Path) -> None:
-    """SIGTERM for the group, then for Ray's processes too; GCS, raylet and worker killed: as if undisturbed."""
+@pytest.mark.usefixtures("ray_session")
+def test_a_training_survives_the_loss_of_everything_that_it_runs_on(
+    small_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A worker, the command, all processes, GCS and raylet are ended, one after the other: as if undisturbed."""
     undisturbed = train_stage(load(small_config, [f"train.epochs={EPOCHS}", "decisions.folds=0", "name=undisturbed"]))
     outputs = tmp_path / "outputs"
     training = words("train", small_config, TRAINING)
 
     with running(training) as first:
         wait_for_epochs(first, outputs)
-        os.killpg(first.process.pid, signal.SIGTERM)
-        status, line = told(first)
-        assert status == 130
-        assert line.startswith("cprfl: stopped after epoch ")
+        first.find("RayTrainWorker").kill()  # another one takes its place
+        wait_for_epochs(first, outputs)
+        os.killpg(first.process.pid, signal.SIGKILL)
+        first.process.wait()
+        assert first.leftovers() == []
+
+    for everyone in (False, True):  # SIGTERM for the group; as a workload manager sends it: for every process
+        with running(training) as stopped:
+            wait_for_epochs(stopped, outputs)
+            for process in stopped.tree() if everyone else []:
+                process.send_signal(signal.SIGTERM)
+            os.killpg(stopped.process.pid, signal.SIGTERM)
+            status, line = told(stopped)
+            assert status == 130
+            assert line.startswith("cprfl: stopped after epoch ")
         (run,) = runs(load(small_config))
         assert run.info.status == "KILLED"
-
-    with running(training) as second:  # as a workload manager sends it: to every process
-        wait_for_epochs(second, outputs)
-        for process in [*second.tree(), second.process]:
-            process.send_signal(signal.SIGTERM)
-        status, line = told(second)
-        assert status == 130
-        assert line.startswith("cprfl: stopped after epoch ")
 
     for victim in ("gcs_server", "raylet/raylet"):
         with running(training) as disturbed:
@@ -99,12 +105,9 @@ def test_a_training_survives_the_loss_of_everything_that_it_runs_on(small_config
             assert line.startswith("cprfl: Ray on this machine is lost: ")
             assert f"{victim.split('/')[0]} was ended by SIGKILL; the same command goes on" in line
 
-    with running(training) as last:
-        wait_for_epochs(last, outputs)
-        last.find("RayTrainWorker").kill()
-        status, err = last.ended()
-        assert status == 0, err
-        assert last.leftovers() == []
+    status, _, err = call(monkeypatch, capsys, *training)  # on the suite's Ray
+    assert status == 0, err
+    assert "going on with the interrupted training" in err
     found = outputs / "small" / "checkpoint"
     assert load_info(found).metrics == load_info(undisturbed).metrics
     assert (found / "model.safetensors").read_bytes() == (undisturbed / "model.safetensors").read_bytes()
@@ -155,11 +158,26 @@ def test_notes_of_ray_that_a_kill_has_damaged_are_written_anew(small_config: Pat
     assert best["checkpoint_dir_name"] == f"checkpoint_{best['metrics']['epoch']}"
 
 
+def shards(root: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes of each shard of the only store, and when it was written."""
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in root.glob("*/features-*.parquet")}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_extraction_survives_the_loss_of_everything_that_it_runs_on(small_config: Path, tmp_path: Path) -> None:
-    root = tmp_path / "features"
+    """The command, GCS, raylet and actor are killed, one after the other: each time the missing shards are made."""
+    here, root = tmp_path / "here", tmp_path / "features"
+    preprocess(load(small_config, ["encoder.views=64", f"feature_dir={here}"]))
     encoding = words("preprocess", small_config, [f"feature_dir={root}", "encoder.num_workers=1", "encoder.views=64"])
+
+    with running(encoding) as first:
+        first.wait(lambda: len(shards(root)) >= 2)
+        os.killpg(first.process.pid, signal.SIGKILL)
+        first.process.wait()
+        assert first.leftovers() == []
+    made = shards(root)
+
     for victim in ("gcs_server", "raylet/raylet"):
         with running(encoding) as disturbed:
             disturbed.find("MapWorker")
@@ -168,11 +186,18 @@ def test_extraction_survives_the_loss_of_everything_that_it_runs_on(small_config
             status, line = told(disturbed)
             assert status == 2
             assert line.startswith("cprfl: Ray on this machine is lost: ")
+
     with running(encoding) as last:
+        there = shards(root)
+        assert 2 <= len(there) < 12
+        last.wait(lambda: len(shards(root)) > len(there))
         last.find("MapWorker").kill()  # as Ray does where memory is short
         status, err = last.ended()
         assert status == 0, err
         assert last.leftovers() == []
+    found = shards(root)
+    assert found | made | there == found  # nothing is made twice
+    assert {name: kept for name, (kept, _) in found.items()} == {name: kept for name, (kept, _) in shards(here).items()}
     (folder,) = root.iterdir()
     store = FeatureStore.open(str(folder))
     store.verify()

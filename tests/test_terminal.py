@@ -233,6 +233,27 @@ def test_a_run_that_is_there_is_offered_and_made_anew_when_asked_or_changed(
     assert named == ["small · lr=0.01", "small", "small"]
 
 
+def test_a_model_that_is_registered_and_not_served_is_said(
+    small_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A later version does not take the champion's place by itself, and a version keeps its thresholds."""
+    words = ["run", str(small_config), "--set", "train.epochs=1", "--set", "train.validation=0.4"]
+    _, _, err = call(monkeypatch, capsys, *words)
+    assert "registered small, version 1\n" in err
+    _, _, err = call(monkeypatch, capsys, *words, "--again")
+    assert "registered small, version 2; the champion is still version 1, which `cprfl predict small`" in err
+    other = [*words, "--set", "decisions.calibration=none"]
+    status, _, err = call(monkeypatch, capsys, *other)
+    assert status == 0
+    assert "evaluating it by the decisions that are asked for now" in err
+    assert "version 2, as it is registered, keeps its calibration and thresholds" in err
+    assert len(runs(load(small_config))) == 2
+    _, _, err = call(monkeypatch, capsys, *other)
+    assert "evaluating" not in err
+    _, _, err = call(monkeypatch, capsys, "evaluate", *words[1:])
+    assert "version 2, as it is registered, keeps" in err
+
+
 def test_a_failed_evaluation_leaves_no_experiment_in_mlflow(
     small_config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,6 +24,7 @@ from cprfl.data.feature_store import FeatureStore
 from cprfl.experiment import Experiment, load
 from cprfl.preparation import read_prepared
 from cprfl.recipe import Epoch, run_training
+from cprfl.training.checkpoint import load_info
 from cprfl.training.loop import Worker
 from pipelines.cluster.connection import disconnect
 from pipelines.cluster.joining import INSIST
@@ -31,7 +32,7 @@ from pipelines.stages.preprocess import preprocess
 from tests.helpers import command, command_line, free_ports, runs, steps, wait_for
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
-EPOCHS = 300
+EPOCHS = 120
 TRAINING = [f"train.epochs={EPOCHS}", "resources.num_workers=2", "resources.cpus_per_worker=1"]
 
 
@@ -44,7 +45,8 @@ def cluster() -> Iterator[Cluster]:
     os.environ |= {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled", INSIST: "1"}
     dashboard, agent = free_ports(2)
     quick = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000, "health_check_timeout_ms": 2000,
-             "health_check_failure_threshold": 3, "agent_register_timeout_ms": 120_000}  # fmt: skip
+             "health_check_failure_threshold": 3, "agent_register_timeout_ms": 120_000,
+             "worker_niceness": 0}  # fmt: skip
     found = Cluster(
         initialize_head=True,
         head_node_args={**NODE, "include_dashboard": False, "dashboard_host": "127.0.0.1", "dashboard_port": dashboard,
@@ -58,11 +60,10 @@ def cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def second(cluster: Cluster) -> Iterator[Any]:
-    node = cluster.add_node(**NODE)
-    yield node
-    if node in cluster.list_all_nodes():
-        cluster.remove_node(node, allow_graceful=True)
+def second(cluster: Cluster) -> Any:
+    """The node beside the head: what the test before has left, or a new one."""
+    others = [node for node in cluster.list_all_nodes() if node is not cluster.head_node]
+    return others[0] if others else cluster.add_node(**NODE)
 
 
 def start(cluster: Cluster, stage: str, config: Path, *overrides: str) -> subprocess.Popen[str]:
@@ -102,6 +103,12 @@ def undisturbed_metrics(experiment: Experiment, folder: Path) -> dict[str, float
 
 def metrics(output: Path) -> dict[str, float]:
     return json.loads((output / "small" / "checkpoint" / "checkpoint.json").read_text())["metrics"]
+
+
+def latest_epoch(output: Path) -> int:
+    """The epoch of the latest checkpoint of a training that stands still."""
+    folders = (output / "small" / "training").glob("*/checkpoint_[0-9]*")
+    return load_info(max(folders, key=lambda folder: folder.name)).epoch
 
 
 def workers_by_node(cluster: Cluster, kind: str = "RayTrainWorker") -> dict[int, list[psutil.Process]]:
@@ -144,6 +151,7 @@ def test_a_lost_worker_and_a_lost_node_change_no_metric(
     before = wait_for_checkpoint(disturbed, process)
     wait_for_checkpoint(disturbed, process, later_than=before)
     cluster.remove_node(second, allow_graceful=True)
+    assert latest_epoch(disturbed) < EPOCHS
     cluster.add_node(**NODE)
     ended(process)
     assert metrics(disturbed) == undisturbed
@@ -173,6 +181,20 @@ def test_extraction_runs_on_both_nodes_and_survives_the_loss_of_one(
     store = FeatureStore.open(str(folder))
     store.verify()
     assert (store.num_images, store.views) == (24, 64)
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_no_node_is_told(cluster: Cluster, small_config: Path) -> None:
+    """As in a container beside those of the cluster: it sees none of their processes."""
+    alone = ["unshare", "-rpf", "--mount-proc"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine forbids process namespaces, by which the test hides the cluster's nodes")
+    done = subprocess.run(
+        [*alone, *command("train", str(small_config), "--set", "resources.num_workers=1")],
+        env={**os.environ, "RAY_ADDRESS": cluster.address}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "is no node of it; `ray start --address=" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.slow

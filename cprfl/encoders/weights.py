@@ -67,9 +67,9 @@ def load_weights(path: str) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise WeightsError(f"{path}: weights file not found; check the path and data_root") from None
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        said = f" ({error})" if isinstance(error, SafetensorError) else ""  # PyTorch's own advice is to unpickle
         raise WeightsError(
-            f"{path}: not a weights file that can be read without unpickling ({str(error).splitlines()[0]}); "
-            "convert it to safetensors"
+            f"{path}: not a weights file that can be read without unpickling{said}; convert it to safetensors"
         ) from None
     for entry in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(entry), dict):

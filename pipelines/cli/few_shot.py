@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import Annotated
 
 import typer
@@ -11,7 +12,13 @@ from pipelines.cli.options import ConfigArgument, SetOption, load
 
 def few_shot(
     config: ConfigArgument,
-    novel: Annotated[str, typer.Option(metavar="NAME,NAME,...", help="Novel classes; all others are base classes.")],
+    novel: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,NAME,...",
+            help="Novel classes, a name with a comma in double quotes; all others are base classes.",
+        ),
+    ],
     shots: Annotated[str, typer.Option(metavar="K,K,...", help="Training images of each novel class.")] = "1,5",
     episodes: Annotated[int, typer.Option(help="Draws of training images for each K.", min=1)] = 10,
     overrides: SetOption = None,
@@ -22,7 +29,7 @@ def few_shot(
     experiment = load(config, overrides)
     from pipelines.stages.few_shot import few_shot as stage
 
-    names = [name.strip() for name in novel.split(",") if name.strip()]
+    names = [name.strip() for name in next(csv.reader([novel], skipinitialspace=True)) if name.strip()]
     result = stage(experiment, names, counts, episodes)
     from rich.console import Console
     from rich.table import Table

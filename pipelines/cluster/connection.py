@@ -21,7 +21,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from cprfl.errors import ClusterError
 from cprfl.progress import goes_on, say
 from pipelines.background import is_left_behind, main_thread_raises, raise_in_main_thread
-from pipelines.cluster.joining import check_answers, check_guarded, is_loopback, resolved, watch
+from pipelines.cluster.joining import check_answers, check_guarded, check_is_node, is_loopback, resolved, watch
 from pipelines.cluster.local import LocalRay, on_loopback
 
 _SPINNING = "GOMP_SPINCOUNT"
@@ -156,6 +156,7 @@ def _join(address: str) -> None:
     found = resolved(address)
     check_guarded(found)
     check_answers(found)
+    check_is_node(found)
     try:
         with on_loopback() if is_loopback(found) else nullcontext():
             _initialize(found, {})

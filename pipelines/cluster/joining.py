@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import grpc  # type: ignore[import-untyped]
 from ray._private.grpc_utils import init_grpc_channel
-from ray._private.services import canonicalize_bootstrap_address
+from ray._private.services import canonicalize_bootstrap_address, find_node_ids
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from cprfl.errors import ClusterError
@@ -64,6 +64,20 @@ def check_answers(address: str) -> None:
         ) from None
     finally:
         channel.close()
+
+
+def check_is_node(address: str) -> None:
+    """Make sure that this machine is a node of the cluster: nobody else can join, and Ray would ask for a minute.
+
+    Raises:
+        ClusterError: where it is none.
+    """
+    if not find_node_ids():
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: a Ray cluster answers there, and this machine, or container, is no node of it; "
+            f"`ray start --address={address}` makes it one, `cprfl submit` sends the command there, and unset "
+            "RAY_ADDRESS runs it on this machine"
+        )
 
 
 def resolved(address: str) -> str:

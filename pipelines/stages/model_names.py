@@ -31,8 +31,10 @@ def find_model(model: str, output_dir: Path) -> str:
         open_existing_store(str(output_dir))
         return model
     folder = Path(model)
-    if folder.is_dir():
-        inside = folder if is_checkpoint(folder) else folder / CHECKPOINT
+    inside = folder if is_checkpoint(folder) else folder / CHECKPOINT
+    # A folder without a checkpoint, such as the images', does not hide the experiment of its name.
+    names_experiment = folder.name == model and (output_dir / model).is_dir()
+    if folder.is_dir() and (inside.exists() or not names_experiment):
         load_info(inside)
         return str(inside)
     if folder.suffix in (".yaml", ".yml"):

@@ -39,17 +39,20 @@ def forget_results(experiment: Experiment) -> None:
 def folder_of_results(run: str, output_dir: Path) -> Path | None:
     """The folder that somebody means: itself, or an experiment's by its file or its name; none of the id of a run.
 
+    A folder without results, such as the images', does not hide the experiment of its name.
+
     Raises:
         CheckpointError: where it is none of these.
     """
-    if Path(run).is_dir():
-        return Path(run)
-    if Path(run).is_file():
-        return load(run).folder
+    folder, named = Path(run), output_dir / run
+    if folder.is_file():
+        return load(folder).folder
+    if (named / EVALUATION).exists() and not (folder / EVALUATION).exists():
+        return named
+    if folder.is_dir():
+        return folder
     if is_run_id(run):
         return None
-    if (output_dir / run / EVALUATION).exists():
-        return output_dir / run
     raise CheckpointError(
         f"{run}: neither a folder of results, nor a configuration file, nor an experiment in {output_dir}, nor the id "
         "of an MLflow run"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from cprfl import recipe
+from cprfl.data.files import file_digest
 from cprfl.data.manifest import TEST
 from cprfl.errors import CheckpointError
+from cprfl.evaluation.decisions import DECISIONS
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
-from cprfl.inference.scoring import EVALUATION
+from cprfl.inference.scoring import EVALUATION, decided_by
 from cprfl.preparation import CHECKPOINT, EncoderOnce, Prepared
 from cprfl.progress import say
 from cprfl.reading import read_data
@@ -17,8 +19,16 @@ from pipelines.request import request_key
 from pipelines.stages.champion import stand_beside_champion
 from pipelines.stages.preprocess import preprocess
 from pipelines.stages.report import write_report
-from pipelines.stages.train import dataset_of, evaluate, prepare_chain, train, trained_run, training_run
-from pipelines.tracking.registry import accept_first, register, version_of_run
+from pipelines.stages.train import (
+    dataset_of,
+    decide_where_trained,
+    evaluate,
+    prepare_chain,
+    train,
+    trained_run,
+    training_run,
+)
+from pipelines.tracking.registry import accept_first, champion, register, version_of_run
 from pipelines.tracking.runs import has_ended_well, open_run
 from pipelines.tracking.store import Store, open_store
 
@@ -73,10 +83,20 @@ def run_prepared(
             say(f"{experiment.name}: registering the model")
             version = register(experiment, prepared, checkpoint)
             accept_first(store, experiment.name, version, request_key(experiment, prepared))
-            say(f"registered {experiment.name}, version {version}")
+            say(_registered(experiment.name, version, str(champion(store, experiment.name))))
             say(f"{experiment.name}: writing the report")
             write_report(experiment, prepared, active)
     return evaluation
+
+
+def _registered(name: str, version: str, present: str) -> str:
+    said = f"registered {name}, version {version}"
+    if present == version:
+        return said
+    return (
+        f"{said}; the champion is still version {present}, which `cprfl predict {name}`, `serve` and `export` take: "
+        "`cprfl retrain CONFIG` judges a newer model, and promotes it if it is better"
+    )
 
 
 def _present(store: Store, experiment: Experiment, prepared: Prepared, registered: bool) -> Evaluation | None:
@@ -93,7 +113,10 @@ def _present(store: Store, experiment: Experiment, prepared: Prepared, registere
     recipe.remove_resumable(experiment, prepared)  # where a process was killed just before that
     known = f"registered as version {version}, " if version else ""
     say(f"{experiment.name}: {known}trained with these settings on these data; --again trains it anew")
-    return Evaluation.read(done)
+    if decided_by(done) == experiment.decisions.model_dump(mode="json"):
+        return Evaluation.read(done)
+    say(f"{experiment.name}: evaluating it by the decisions that are asked for now")
+    return _evaluate_in(store, experiment, prepared, run_id, decided=registered)
 
 
 @one_at_a_time
@@ -111,9 +134,27 @@ def evaluate_stage(experiment: Experiment) -> Evaluation:
             f"{experiment.folder}: no trained checkpoint here, or one whose run is of another MLflow store or was "
             "deleted; run `cprfl train CONFIG` first"
         )
-    prepared = preprocess(experiment, needs=[TEST])
+    return _evaluate_in(store, experiment, preprocess(experiment, needs=[TEST]), run_id, decided=False)
+
+
+def _evaluate_in(store: Store, experiment: Experiment, prepared: Prepared, run_id: str, *, decided: bool) -> Evaluation:
+    """Evaluate the trained checkpoint in the run that trained it; a registered version keeps what it was made with.
+
+    Images are held out first, where none were and somebody is to act on the scores (``decided``).
+    """
+    checkpoint = experiment.folder / CHECKPOINT
+    decisions = checkpoint / DECISIONS
+    before = file_digest(decisions) if decisions.exists() else None
     with open_run(store, experiment, run_id=run_id) as active:
-        evaluation = evaluate(experiment, prepared, experiment.folder / CHECKPOINT, active)
+        if decided:
+            decide_where_trained(experiment, prepared, checkpoint)
+        evaluation = evaluate(experiment, prepared, checkpoint, active)
         say(f"{experiment.name}: writing the report")
         write_report(experiment, prepared, active)
+    version = version_of_run(store, experiment.name, run_id)
+    if version is not None and decisions.exists() and file_digest(decisions) != before:
+        say(
+            f"{experiment.name}: version {version}, as it is registered, keeps its calibration and thresholds; "
+            "`cprfl run CONFIG --again` registers one with these"
+        )
     return evaluation

@@ -14,7 +14,8 @@ from cprfl.errors import CheckpointError
 from cprfl.evaluation.decisions import DECISIONS
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
-from cprfl.inference.deciding import decide, num_folds, say, trains_folds
+from cprfl.inference.deciding import decide, num_folds, scores_images, trains_folds
+from cprfl.inference.saying import say
 from cprfl.inference.scoring import EVALUATION, PREDICTIONS, evaluate_checkpoint
 from cprfl.preparation import CHECKPOINT, EncoderOnce, Prepared
 from cprfl.reading import read_data
@@ -112,7 +113,7 @@ def train(experiment: Experiment, prepared: Prepared, run: Run, *, decided: bool
             checkpoint = in_thread(partial(train_on_ray, experiment, prepared, run.sink))
     forget_results(experiment)  # of the model that was here: they have served until now
     if decided or not trains_folds(experiment, prepared, checkpoint):
-        _decide(experiment, prepared, checkpoint)
+        decide_where_trained(experiment, prepared, checkpoint)
     record_run(experiment, run)
     return checkpoint
 
@@ -134,9 +135,9 @@ def _is_trained_by(experiment: Experiment, prepared: Prepared, run: Run, *, deci
     return not decided or (checkpoint / DECISIONS).exists()
 
 
-def _decide(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> None:
+def decide_where_trained(experiment: Experiment, prepared: Prepared, checkpoint: Path) -> None:
     """Fit thresholds and calibration, where the training ran."""
-    if experiment.resources.in_this_process:
+    if experiment.resources.in_this_process or not scores_images(experiment, prepared, checkpoint):
         say(experiment, decide(experiment, prepared, checkpoint))
         return
     from pipelines.cluster.trainer import decide_on_ray  # Ray, which takes seconds to import
