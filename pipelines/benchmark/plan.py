@@ -87,9 +87,11 @@ def _by_name(experiment: Experiment, name: str) -> Entry:
     """A method with its own settings and what it brings; the learning rate suits another one, and is left to it."""
     config = CONFIGS[name]
     changes: dict[str, Any] = {**config.brings, "model": {**config.brings.get("model", {}), "name": name}}
-    known = type(experiment.encoder).model_fields  # what another kind of encoder lacks, the experiment says better
-    changes["encoder"] = {key: value for key, value in config.brings.get("encoder", {}).items() if key in known}
     changes["train"] = {"lr": None, **config.brings.get("train", {})}
+    known = type(experiment.encoder).model_fields  # what another kind of encoder lacks, the experiment says better
+    encoder = {key: value for key, value in changes.pop("encoder", {}).items() if key in known}
+    if encoder:
+        changes["encoder"] = encoder
     if "first" in changes:
         changes["first"] = {**changes["first"], "train": {"lr": None, **changes["first"].get("train", {})}}
     with_it = experiment.model_copy(update={"variants": {name: changes}})
