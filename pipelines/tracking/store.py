@@ -104,7 +104,8 @@ def open_store(output_dir: str) -> Store:
     os.environ.setdefault("AWS_RETRY_MODE", "standard")  # of boto3, by which it writes artifacts to S3
     os.environ.setdefault("AWS_MAX_ATTEMPTS", "8")
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # its errors are raised too
+    for told in ("mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor"):
+        logging.getLogger(told).setLevel(logging.CRITICAL)  # what ails them is told where metrics of ours are logged
     logging.getLogger("alembic").setLevel(logging.WARNING)
     uri, artifact_root = tracking_uri(output_dir), None
     if not os.environ.get("MLFLOW_TRACKING_URI"):
