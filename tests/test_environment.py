@@ -25,7 +25,7 @@ from cprfl.experiment import load
 from pipelines.tracking import database as database_checks
 from pipelines.tracking.addresses import without_password
 from pipelines.tracking.server import answers
-from pipelines.tracking.store import open_store
+from pipelines.tracking.store import open_store, ui_address
 from tests.helpers import call, free_ports, use_database
 
 NO_ROOM = os.strerror(errno.ENOSPC)
@@ -275,3 +275,10 @@ def test_a_foreign_owned_folder_is_named(tmp_path: Path) -> None:
     if done.returncode != 0:
         pytest.skip(f"nobody cannot run this Python: {done.stderr.splitlines()[-1:]}")
     assert done.stdout.startswith(f"{folder}: Permission denied; have its owner")
+
+
+def test_links_name_the_address_that_browsers_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ui_address("http://mlflow:5000/") == "http://mlflow:5000"
+    monkeypatch.setenv("CPRFL_MLFLOW_UI", "http://me:hush@127.0.0.1:5000/")
+    assert ui_address("http://mlflow:5000/") == "http://127.0.0.1:5000"
+    assert ui_address("sqlite:///mlflow.db", 5001) == "http://127.0.0.1:5001"  # which `cprfl ui` serves

@@ -200,5 +200,10 @@ def client(uri: str | None = None) -> MlflowClient:
 
 
 def ui_address(uri: str, port: int = 5000) -> str:
-    """Where a browser finds the UI: the server's, or the one that `cprfl ui` starts for a store in a file."""
-    return without_password(uri.rstrip("/")) if is_server(uri) else f"http://127.0.0.1:{port}"
+    """Where a browser finds the UI: the server's, or the one that `cprfl ui` starts for a store in a file.
+
+    A server that commands know by a name of their own network is one that ``CPRFL_MLFLOW_UI`` names for browsers.
+    """
+    if not is_server(uri):
+        return f"http://127.0.0.1:{port}"
+    return without_password(os.environ.get("CPRFL_MLFLOW_UI", uri).rstrip("/"))
