@@ -290,3 +290,12 @@ def test_the_lines_that_install_run_in_a_fresh_environment(tmp_path: Path) -> No
     assert not list(Path(own).rglob("__pycache__"))
     answer = subprocess.run([target / "bin" / "cprfl", "--version"], capture_output=True, text=True, cwd=tmp_path)
     assert answer.stdout.startswith("cprfl "), answer.stderr
+
+
+def test_compose_builds_what_the_environment_file_asks_for() -> None:
+    """An image that is tagged for CUDA is not built for the CPU."""
+    arguments = set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
+    for name, service in compose()["services"].items():
+        if "build" in service:
+            assert service["build"]["args"].keys() == arguments, name
+            assert all(f"${{{key}:-" in value for key, value in service["build"]["args"].items()), name
