@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import sys
-from itertools import chain
 from pathlib import Path
-
-import numpy as np
 
 from cprfl import progress
 from cprfl.data.checks import same_bytes
@@ -64,9 +61,7 @@ def read_data(experiment: Experiment, *, say: bool = True) -> Manifest:
 
 def _misspelt(manifest: Manifest) -> list[str]:
     """That a class of one or two images has nearly the name of a class of many, if any has."""
-    shown = np.fromiter(chain.from_iterable(manifest.labels), dtype=np.int64)
-    counts = np.bincount(shown, minlength=len(manifest.class_names))
-    named = list(zip(manifest.class_names, counts, strict=True))
+    named = list(zip(manifest.class_names, manifest.positives.tolist(), strict=True))
     frequent = {name.casefold(): name for name, count in named if count >= _MANY}
     letters = {_letters(name): name for name in frequent}
     found = []

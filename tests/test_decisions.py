@@ -19,7 +19,8 @@ from cprfl.evaluation.decisions import DECISIONS, HELD_OUT, Decisions, Decisions
 from cprfl.evaluation.metrics import predicted_images
 from cprfl.evaluation.reliability import calibration_error, decided_metrics, reliability
 from cprfl.experiment import load
-from cprfl.inference.deciding import decide, num_folds, say
+from cprfl.inference.deciding import decide, num_folds
+from cprfl.inference.saying import say
 from cprfl.inference.scoring import evaluate_checkpoint
 from cprfl.preparation import prepare
 from cprfl.recipe import train

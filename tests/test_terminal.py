@@ -250,8 +250,10 @@ def test_a_model_that_is_registered_and_not_served_is_said(
     assert len(runs(load(small_config))) == 2
     _, _, err = call(monkeypatch, capsys, *other)
     assert "evaluating" not in err
-    _, _, err = call(monkeypatch, capsys, "evaluate", *words[1:])
+    _, _, err = call(monkeypatch, capsys, "evaluate", *other[1:])
     assert "version 2, as it is registered, keeps" in err
+    _, _, err = call(monkeypatch, capsys, "evaluate", *words[1:])
+    assert "keeps" not in err  # these are its own
 
 
 def test_a_failed_evaluation_leaves_no_experiment_in_mlflow(

@@ -24,13 +24,12 @@ def class_counts(manifest: Manifest) -> np.ndarray:
     return manifest.split(TRAIN).positives
 
 
-def cooccurrence(manifest: Manifest) -> np.ndarray:
-    """How many images show both of two classes, int64 [c, c]; on the diagonal how many show the class."""
+def co_occurrence(manifest: Manifest) -> csr_array:
+    """How many images show both of two classes, int64 [c, c], sparse; on the diagonal how many show the class."""
     ends = np.cumsum([0, *map(len, manifest.labels)])
     labels = np.fromiter(chain.from_iterable(manifest.labels), np.int64)
     shown_NC = csr_array((np.ones_like(labels), labels, ends), shape=(len(manifest), len(manifest.class_names)))
-    counts: np.ndarray = (shown_NC.T @ shown_NC).toarray()
-    return counts
+    return (shown_NC.T @ shown_NC).tocsr()
 
 
 def num_training_images(manifest: Manifest) -> int:
@@ -94,12 +93,12 @@ def make_long_tailed(manifest: Manifest, config: ParetoConfig) -> Manifest:
     Raises:
         DatasetError: where a class has no training image to draw from.
     """
-    targets = manifest.split(TRAIN).targets() > 0
-    totals = targets.sum(axis=0)
+    training = manifest.split(TRAIN)
+    targets, totals = training.targets() > 0, training.positives
     if (totals == 0).any():
         missing = [manifest.class_names[i] for i in np.flatnonzero(totals == 0)]
         raise DatasetError(f"long_tail: no training image of {', '.join(missing)}; drop the class or add images")
-    conditional = (targets.T.astype(float) @ targets) / totals[:, None]
+    conditional = co_occurrence(training).toarray() / totals[:, None]
     rng = np.random.default_rng(config.seed)
     chosen = np.zeros(len(targets), dtype=bool)
     reference = pareto_counts(len(totals), config)

@@ -189,17 +189,17 @@ def write_predictions(
     Calibrated probabilities float32 [c] stand beside them, where something makes them of logits.
     """
     lists = pa.list_(pa.float32(), scores.shape[1])
-    kept: dict[str, Callable[[np.ndarray], np.ndarray]] = {"scores": np.asarray}
-    if probabilities_of is not None:
-        kept["probabilities"] = probabilities_of
-    schema = pa.schema(
-        {"image_id": pa.string(), **dict.fromkeys(kept, lists)}, metadata={"class_names": json.dumps(class_names)}
-    )
+    fields = {"image_id": pa.string(), "scores": lists} | ({"probabilities": lists} if probabilities_of else {})
+    schema = pa.schema(fields, metadata={"class_names": json.dumps(class_names)})
+
+    def cells(values: np.ndarray) -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float32, copy=False).ravel()), type=lists)
 
     def part(rows: slice) -> pa.Table:
-        matrices = [make(scores[rows]).astype(np.float32, copy=False) for make in kept.values()]
-        cells = [pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), type=lists) for matrix in matrices]
-        return pa.table([pa.array(image_ids[rows], pa.string()), *cells], schema=schema)
+        found = [pa.array(image_ids[rows], pa.string()), cells(scores[rows])]
+        if probabilities_of:
+            found.append(cells(probabilities_of(scores[rows])))
+        return pa.table(found, schema=schema)
 
     write_parts(path, schema, map(part, row_blocks(scores.shape)))
 

@@ -47,11 +47,14 @@ def choose_thresholds(
     shown = shown_classes(targets_NC)  # the others' images would only count as false
     if not shown.any():
         return threshold_C, short
-    members_of = [*groups, np.array([], dtype=int)]
-    members_of[-1] = np.setdiff1d(np.flatnonzero(shown), np.concatenate(members_of))  # which are in no group
-    curves = [_curve(probabilities_NC, targets_NC, members[shown[members]]) for members in members_of]
-    everything = _Curve([part for curve in curves for part in curve.parts])
-    for members, group in zip(members_of[:-1], curves, strict=False):
+    grouped = list(groups)
+    others_C = shown.copy()  # which are in no group
+    for members in grouped:
+        others_C[members] = False
+    curves = [_curve(probabilities_NC, targets_NC, members[shown[members]]) for members in grouped]
+    rest = _curve(probabilities_NC, targets_NC, np.flatnonzero(others_C))
+    everything = _Curve([part for curve in (*curves, rest) for part in curve.parts])
+    for members, group in zip(grouped, curves, strict=True):
         others = [group.weighing(1.0), everything.weighing(strength / everything.num_positives)]
         share = strength / (group.num_positives + strength) if strength else 0.0
         if not group.num_positives:

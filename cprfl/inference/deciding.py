@@ -8,7 +8,6 @@ from cprfl.data.manifest import TRAIN, VALIDATION
 from cprfl.evaluation.decisions import HELD_OUT, Decisions, fit_decisions
 from cprfl.evaluation.metrics import write_predictions
 from cprfl.experiment import Experiment
-from cprfl.inference.saying import say as say
 from cprfl.inference.scoring import score_images
 from cprfl.out_of_fold import held_out_logits
 from cprfl.preparation import Prepared

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from cprfl.config import Config
-from cprfl.data.long_tail import class_counts, cooccurrence, num_training_images
+from cprfl.data.long_tail import class_counts, co_occurrence, num_training_images
 from cprfl.data.manifest import Manifest
 from cprfl.data.tensor_files import read_tensors, write_tensors
 from cprfl.encoders.base import Encoded
@@ -92,8 +92,9 @@ class Facts:
     ) -> Facts:
         """The facts of training images, with the mean and deviation of their cells where they are known."""
         mean_D, std_D = statistics or (torch.zeros(grid_dim), torch.ones(grid_dim))
+        together_CC = torch.from_numpy(co_occurrence(training).toarray())
         return cls(
-            training.class_names, torch.from_numpy(class_counts(training)), torch.from_numpy(cooccurrence(training)),
+            training.class_names, torch.from_numpy(class_counts(training)), together_CC,
             num_training_images(training), text_embeddings_CM, grid_dim, global_dim, mean_D, std_D, joint_space,
         )  # fmt: skip
 

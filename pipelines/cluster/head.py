@@ -41,7 +41,7 @@ def main() -> None:
         include_log_monitor=False,  # workers' lines are not shown
         _system_config={
             "idle_worker_killing_time_threshold_ms": _IDLE_MS,
-            "worker_niceness": 0,  # as a training in this process has; Ray's 15 stands still beside any other work
+            "worker_niceness": 0,  # as a training in this process has; with Ray's 15 it waits for all other work
             "agent_register_timeout_ms": int(_SECONDS * 1000),
         },
     )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from cprfl import recipe
-from cprfl.data.files import file_digest
 from cprfl.data.manifest import TEST
 from cprfl.errors import CheckpointError
-from cprfl.evaluation.decisions import DECISIONS
 from cprfl.evaluation.metrics import Evaluation
 from cprfl.experiment import Experiment
 from cprfl.inference.scoring import EVALUATION, decided_by
@@ -142,9 +140,7 @@ def _evaluate_in(store: Store, experiment: Experiment, prepared: Prepared, run_i
 
     Images are held out first, where none were and somebody is to act on the scores (``decided``).
     """
-    checkpoint = experiment.folder / CHECKPOINT
-    decisions = checkpoint / DECISIONS
-    before = file_digest(decisions) if decisions.exists() else None
+    checkpoint, asked = experiment.folder / CHECKPOINT, experiment.decisions.model_dump(mode="json")
     with open_run(store, experiment, run_id=run_id) as active:
         if decided:
             decide_where_trained(experiment, prepared, checkpoint)
@@ -152,7 +148,7 @@ def _evaluate_in(store: Store, experiment: Experiment, prepared: Prepared, run_i
         say(f"{experiment.name}: writing the report")
         write_report(experiment, prepared, active)
     version = version_of_run(store, experiment.name, run_id)
-    if version is not None and decisions.exists() and file_digest(decisions) != before:
+    if version is not None and load_info(checkpoint).experiment["decisions"] != asked:
         say(
             f"{experiment.name}: version {version}, as it is registered, keeps its calibration and thresholds; "
             "`cprfl run CONFIG --again` registers one with these"

@@ -101,8 +101,7 @@ def _mend_of_thresholds(seen: Seen, edge: np.ndarray, short: np.ndarray) -> str:
         mends.append("raise decisions.shrinkage so that they lean on their group")
     if wanted.wanted is not None:
         mends.append("ask for less (decisions.wanted)")
-    *first, last = mends
-    return f"{', '.join(first)}{', or ' if len(first) > 1 else ' or ' if first else ''}{last}."
+    return f"{', or '.join(mends)}."
 
 
 def hidden_by_mean(seen: Seen) -> Check:

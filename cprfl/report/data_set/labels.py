@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_array
 
-from cprfl.data.long_tail import GroupName, class_counts, groups
+from cprfl.data.long_tail import GroupName, class_counts, co_occurrence, groups
 from cprfl.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 
 SPLITS = (TRAIN, VALIDATION, TEST)
@@ -97,10 +96,10 @@ _PAIRS = 20
 def label_facts(manifest: Manifest) -> LabelFacts:
     """Count what a manifest's labels say."""
     parts = {name: manifest.split(name) for name in SPLITS}
-    shown = {name: _label_counts(part.labels, len(manifest.class_names)) for name, part in parts.items()}
+    shown = {name: part.positives for name, part in parts.items()}
     training = parts[TRAIN]
     order = np.argsort(-shown[TRAIN], kind="stable")
-    together_CC = _together(training.labels, len(manifest.class_names))
+    together_CC = co_occurrence(training)
     lengths = {name: np.array([len(own) for own in part.labels], dtype=np.int64) for name, part in parts.items()}
     pairs = _pairs(manifest.class_names, together_CC, shown[TRAIN], len(training))
     open_N = np.array([len(doubts) for own, doubts in zip(manifest.labels, manifest.unknown, strict=False) if not own])
@@ -143,15 +142,7 @@ def _label_counts(labels: Sequence[Sequence[int]], num_classes: int) -> np.ndarr
     return np.bincount(np.array([label for own in labels for label in own], dtype=np.int64), minlength=num_classes)
 
 
-def _together(labels: Sequence[Sequence[int]], num_classes: int) -> Any:
-    """Images that show both of two classes, sparse [C, C]."""
-    starts = np.cumsum([0, *map(len, labels)])
-    columns = np.array([label for own in labels for label in own], dtype=np.int64)
-    shown_NC = csr_array((np.ones(len(columns), dtype=np.int64), columns, starts), shape=(len(labels), num_classes))
-    return (shown_NC.T @ shown_NC).tocsr()
-
-
-def _pairs(names: Sequence[str], together_CC: Any, counts_C: np.ndarray, num_images: int) -> list[Together]:
+def _pairs(names: Sequence[str], together_CC: csr_array, counts_C: np.ndarray, num_images: int) -> list[Together]:
     """Every pair of classes that comes in some images more often than by chance."""
     found = together_CC.tocoo()
     result = []
@@ -169,7 +160,9 @@ def _tie(pair: Together) -> float:
     return float(pair.images * np.log(pair.lift))
 
 
-def _never_alone(manifest: Manifest, together_CC: Any, counts_C: np.ndarray, order: np.ndarray) -> tuple[Together, ...]:
+def _never_alone(
+    manifest: Manifest, together_CC: csr_array, counts_C: np.ndarray, order: np.ndarray
+) -> tuple[Together, ...]:
     training = manifest.split(TRAIN)
     alone = _label_counts([own for own in training.labels if len(own) == 1], len(counts_C))
     result = []
@@ -183,6 +176,6 @@ def _never_alone(manifest: Manifest, together_CC: Any, counts_C: np.ndarray, ord
     return tuple(sorted(result, key=lambda pair: -pair.share))
 
 
-def _shares(together_CC: Any, counts_C: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def _shares(together_CC: csr_array, counts_C: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     square = together_CC[chosen][:, chosen].toarray().astype(np.float64)
     return square / np.maximum(counts_C[chosen], 1)[:, None]

@@ -143,7 +143,7 @@ def _failing(results: Results | None) -> list[str]:
     if results is None:
         return ["Not known: no results lie beside the checkpoint."]
     names, metrics = results.manifest.class_names, results.evaluation.metrics
-    positives_C = results.test.positives
+    counts_C, positives_C = class_counts(results.manifest), results.test.positives
     failing = sorted((metrics[f"AP/{name}"], number) for number, name in enumerate(names)
                      if metrics.get(f"AP/{name}", 100.0) < _FAILING)  # fmt: skip
     absent = results.evaluation.classes_without_positives
@@ -154,7 +154,7 @@ def _failing(results: Results | None) -> list[str]:
         [
             escape(names[number]),
             f"{value:.1f}",
-            f"{class_counts(results.manifest)[number]:,}",
+            f"{counts_C[number]:,}",
             f"{positives_C[number]:,}",
         ]
         for value, number in failing[:_SHOWN]
