@@ -13,6 +13,7 @@ from mlflow.data.dataset import Dataset
 
 from cprfl.data.manifest import Manifest
 from cprfl.experiment import Experiment
+from pipelines.tracking.store import once_more
 
 
 class ManifestDataset(Dataset):
@@ -53,4 +54,5 @@ def log_data_set(experiment: Experiment, manifest: Manifest) -> None:
     place = "" if experiment.dataset.name == "synthetic" else f" {Path(experiment.data_root).name}"
     source = experiment.dataset.model_dump(mode="json", exclude_defaults=True) | {"data_root": experiment.data_root}
     name = f"{experiment.dataset.name}{place}"
-    mlflow.log_input(ManifestDataset(name, manifest, source), context="training and test")
+    data_set = ManifestDataset(name, manifest, source)
+    once_more(lambda: mlflow.log_input(data_set, context="training and test"))

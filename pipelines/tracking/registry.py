@@ -26,7 +26,7 @@ from cprfl.inference import pyfunc
 from cprfl.inference.predictor import load_encoder
 from cprfl.preparation import Prepared
 from cprfl.training.checkpoint import load_info
-from pipelines.tracking.store import Store, client, mlflow_mistakes, without_password
+from pipelines.tracking.store import Store, client, mlflow_mistakes, once_more, without_password
 
 CHAMPION = "champion"
 _KEY, DECISION, _REASON, _PREVIOUS = "cprfl.request", "decision", "reason", "previous_champion"
@@ -180,7 +180,7 @@ def promote(store: Store, name: str, version: str, key: str, reason: str) -> Non
     before = {} if previous in (None, version) else {_PREVIOUS: str(previous)}
     _tag(store, name, version, {_KEY: key, _REASON: reason, **before})
     with mlflow_mistakes(store.uri):
-        client().set_registered_model_alias(name, CHAMPION, version)
+        once_more(lambda: client().set_registered_model_alias(name, CHAMPION, version))
     _tag(store, name, version, {DECISION: "promoted"})
 
 

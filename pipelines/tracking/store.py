@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import mlflow
@@ -24,12 +25,14 @@ from pipelines.tracking.database import ARTIFACTS, check_database, database_erro
 from pipelines.tracking.server import CREDENTIALS, answers, check_server, unreachable
 
 __all__ = [
-    "MACHINE_LEARNING", "Store", "answers", "check_server", "client", "mlflow_mistakes", "open_existing_store",
-    "open_store", "tracking_uri", "ui_address", "unreachable", "use_store", "without_password",
+    "MACHINE_LEARNING", "Store", "answers", "check_server", "client", "mlflow_mistakes", "once_more",
+    "open_existing_store", "open_store", "tracking_uri", "ui_address", "unreachable", "use_store", "without_password",
 ]  # fmt: skip
 
 MACHINE_LEARNING = "workflowType=machine_learning"
 """Of an address in MLflow's UI: without it, and without the experiment's kind, it shows a page for language models."""
+
+T = TypeVar("T")
 
 _KIND, _OURS = "mlflow.experimentKind", "custom_model_development"
 
@@ -62,29 +65,36 @@ class Store:
         name = self.family or name
         if name not in self._experiments:
             with mlflow_mistakes(self.uri):
-                found = mlflow.get_experiment_by_name(name)
-                if found is not None and found.lifecycle_stage == "deleted":
-                    raise TrackingError(
-                        f"MLflow's experiment {name!r} was deleted; restore it with `mlflow experiments restore "
-                        f"--experiment-id {found.experiment_id}` "
-                        f"(MLFLOW_TRACKING_URI={without_password(self.uri)}), or give another name"
-                    )
-                made = found.experiment_id if found else _make_experiment(name, self.artifact_root)
-                if found is None or _KIND not in found.tags:
-                    client().set_experiment_tag(str(made), _KIND, _OURS)  # or it opens on a page for language models
-                self._experiments[name] = str(made)
+                self._experiments[name] = once_more(lambda: _find_or_make(name, self.artifact_root))
         return self._experiments[name]
 
 
-def _make_experiment(name: str, artifact_root: str | None) -> str:
-    """The id of a new MLflow experiment, or of the one that somebody else has made just now."""
+def _find_or_make(name: str, artifact_root: str | None) -> str:
+    found = mlflow.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"MLflow's experiment {name!r} was deleted; restore it with `mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}` "
+            f"(MLFLOW_TRACKING_URI={without_password(mlflow.get_tracking_uri())}), or give another name"
+        )
+    made = str(found.experiment_id if found else mlflow.create_experiment(name, artifact_root))
+    if found is None or _KIND not in found.tags:
+        client().set_experiment_tag(made, _KIND, _OURS)  # or it opens on a page for language models
+    return made
+
+
+def once_more(write: Callable[[], T]) -> T:
+    """What a call to MLflow gives that may be repeated, repeated where somebody else wrote the same just now.
+
+    MLflow looks for an experiment, a data set, a tag or an alias, and adds it where there is none. Of two who do so at
+    the same moment, the database refuses one, who finds it there the second time.
+    """
     try:
-        return str(mlflow.create_experiment(name, artifact_root))
+        return write()
     except MlflowException as error:
-        found = mlflow.get_experiment_by_name(name)
-        if error.error_code != "RESOURCE_ALREADY_EXISTS" or found is None:
+        if error.error_code not in ("BAD_REQUEST", "RESOURCE_ALREADY_EXISTS"):
             raise
-        return str(found.experiment_id)
+        return write()
 
 
 def tracking_uri(output_dir: str) -> str:
