@@ -133,12 +133,15 @@ def test_two_sweeps_at_once_lose_nothing(written: Written, monkeypatch: pytest.M
     found = runs(written.experiments[0])
     assert {run.info.status for run in found} == {"FINISHED"}
     assert len(found) == 2 * (1 + TRIALS + 1)  # a sweep, its trials, its winner
-    assert len([run for run in found if run.data.tags.get("sweep") == "winner"]) == 2
+    winners = {run.data.tags["cprfl.folder"]: run for run in found if run.data.tags.get("sweep") == "winner"}
+    assert len(winners) == 2
     for experiment in written.experiments:
         (folder,) = (experiment.folder / "sweeps").glob("[0-9]*/")
         (parent,) = [run for run in found if run.data.tags.get("sweep") == folder.name]
         children = [run for run in found if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
         by_number = {int(child.data.tags["trial"]): child for child in children}
+        winner = winners[str(experiment.folder)]
+        assert winner.data.tags["cprfl.sweep_run"] == parent.info.run_id
         assert sorted(by_number) == list(range(1, TRIALS + 1)) and len(children) == TRIALS
         for trial in Trials(folder / "record"):  # on this person's disk
             run = by_number[trial.number]

@@ -1,4 +1,4 @@
-"""Two people write the same to one MLflow at the same moment, for the first time: both have looked, nothing is there."""
+"""Two people write the same to one MLflow at the same moment: both have looked, and nothing was there."""
 
 from __future__ import annotations
 

@@ -40,7 +40,6 @@ from pipelines.tracking.titles import in_short
 BEST, _SWEEP, _DONE = "best.yaml", "sweep.yaml", "done"
 _SWEEPS = "sweeps"  # below outputs/<name>, a folder for each
 _RECORD = "record"  # below that, a file for each trial
-_WINNER = {"sweep": "winner"}  # tag of its run
 
 
 @dataclass(frozen=True)
@@ -98,12 +97,14 @@ def _train_winner(
     """
     tuned, asked = experiment.placed(TUNED), experiment.placed(f"{_SWEEPS}/{sweep.name}")
     prepared = prepare_chain(store, asked, manifest, needs=[TEST])
-    if _has_trained_winner(store, tuned, prepared, sweep):
+    origin = sweep_run(store, tuned.name, sweep.name)
+    tags = {"sweep": "winner"} | ({SWEEP_RUN: origin} if origin else {})
+    if origin is not None and _has_trained_winner(store, tuned, prepared, tags):
         say(f"{experiment.name}: the winner is trained")
         recipe.remove_resumable(tuned, prepared)
         return Evaluation.read(tuned.folder / EVALUATION), read_standing(tuned)
     begin(tuned, prepared, asked.folder)
-    with training_run(store, tuned, prepared, _WINNER) as run:
+    with training_run(store, tuned, prepared, tags) as run:
         checkpoint = train(tuned, prepared, run)
         evaluation = evaluate(tuned, prepared, checkpoint, run)
         standing = stand_beside_champion(store, tuned, prepared, run)
@@ -114,12 +115,11 @@ def _train_winner(
     return evaluation, standing
 
 
-def _has_trained_winner(store: Store, tuned: Experiment, prepared: Prepared, sweep: Path) -> bool:
-    """Whether just this sweep's winner went through all of it, and only the note of that is missing."""
-    origin = sweep_run(store, tuned.name, sweep.name)
-    if origin is None or not (tuned.folder / EVALUATION).exists() or not recipe.is_trained(tuned, prepared):
+def _has_trained_winner(store: Store, tuned: Experiment, prepared: Prepared, tags: dict[str, str]) -> bool:
+    """Whether the winner whose run has these tags went through all of it, and only the note of that is missing."""
+    if not (tuned.folder / EVALUATION).exists() or not recipe.is_trained(tuned, prepared):
         return False
-    run_id = trained_run(store, tuned, {**_WINNER, SWEEP_RUN: origin})
+    run_id = trained_run(store, tuned, tags)
     return run_id is not None and has_ended_well(store, run_id)
 
 

@@ -25,11 +25,11 @@ from pipelines.lock import is_alone
 from pipelines.tracking.classes import explains, log_class_metrics, log_class_table
 from pipelines.tracking.datasets import log_data_set
 from pipelines.tracking.names import mlflow_names
-from pipelines.tracking.notes import DIFFERS, FAILURE, SWEEP_RUN, describe
+from pipelines.tracking.notes import DIFFERS, FAILURE, describe
 from pipelines.tracking.registry import VERSION
 from pipelines.tracking.sink import MetricsSink
 from pipelines.tracking.store import MACHINE_LEARNING, Store, client, mlflow_mistakes, ui_address
-from pipelines.tracking.titles import KIND, PARENT, difference, parameters, title
+from pipelines.tracking.titles import PARENT, difference, parameters, title
 
 _PROCESS, _HOST, _FOLDER, _KEY = "cprfl.process", "cprfl.host", "cprfl.folder", "cprfl.training_key"
 
@@ -106,7 +106,7 @@ def open_run(
         if run_id is None:
             found = difference(store, experiment, own.get("dataset_digest"))
             name = name or title(experiment, store.family or experiment.name, found)
-            own |= {DIFFERS: found.as_tag()} | _sweep_tag(experiment_id, own)
+            own |= {DIFFERS: found.as_tag()}
         own = {key: value[:5000] for key, value in own.items()}
         if run_id is not None:  # before it says that it runs: whoever finds it so must find whose it is
             client().log_batch(run_id, tags=[RunTag(key, value) for key, value in own.items()])
@@ -151,14 +151,6 @@ def _described(run_id: str) -> Iterator[None]:
     if VERSION in tags:
         registered, _, version = tags[VERSION].rpartition("/")
         client().update_model_version(registered, version, text)
-
-
-def _sweep_tag(experiment_id: str, tags: dict[str, str]) -> dict[str, str]:
-    """The run of the sweep that a winner came from: the newest."""
-    if tags.get("sweep") != "winner":
-        return {}
-    found = client().search_runs([experiment_id], f"tags.`{KIND}` = 'sweep'", max_results=1)
-    return {SWEEP_RUN: found[0].info.run_id} if found else {}
 
 
 def close_orphans(experiment_id: str, experiment: Experiment) -> None:
