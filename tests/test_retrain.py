@@ -132,7 +132,7 @@ def test_a_crash_between_alias_and_decision_is_mended_and_nothing_is_judged_agai
 ) -> None:
     experiment = load(small_config, [*LENIENT, "train.lr=1e-9"])
     stages.run(experiment)
-    better, note = load(small_config, [*LENIENT, "train.epochs=3"]), registry._tag
+    better, note = load(small_config, [*LENIENT, "train.epochs=3"]), registry.tag_version
 
     def crash_at_the_decision(store: Any, name: str, version: str, values: dict[str, str]) -> None:
         if "decision" in values:
@@ -140,7 +140,7 @@ def test_a_crash_between_alias_and_decision_is_mended_and_nothing_is_judged_agai
         note(store, name, version, values)
 
     with monkeypatch.context() as patched:
-        patched.setattr(registry, "_tag", crash_at_the_decision)
+        patched.setattr(registry, "tag_version", crash_at_the_decision)
         with pytest.raises(RuntimeError, match="crash"):
             retrain.retrain(better)
     assert registry.champion(open_store(experiment.output_dir), "small") == "2"

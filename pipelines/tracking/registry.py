@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,7 @@ def accept_first(store: Store, name: str, version: str, key: str) -> None:
         promote(store, name, version, key, "the first version")
         mlflow.set_tags({DECISION: "promoted", _REASON: "the first version"})
     else:
-        _tag(store, name, version, {_KEY: key})
+        tag_version(store, name, version, {_KEY: key})
 
 
 def promote(store: Store, name: str, version: str, key: str, reason: str) -> None:
@@ -178,15 +179,15 @@ def promote(store: Store, name: str, version: str, key: str, reason: str) -> Non
     """
     previous = champion(store, name)
     before = {} if previous in (None, version) else {_PREVIOUS: str(previous)}
-    _tag(store, name, version, {_KEY: key, _REASON: reason, **before})
+    tag_version(store, name, version, {_KEY: key, _REASON: reason[:5000], **before})
     with mlflow_mistakes(store.uri):
         once_more(lambda: client().set_registered_model_alias(name, CHAMPION, version))
-    _tag(store, name, version, {DECISION: "promoted"})
+    tag_version(store, name, version, {DECISION: "promoted"})
 
 
 def reject(store: Store, name: str, version: str, key: str, reason: str) -> None:
     """Write down that the version did not become the champion, and why."""
-    _tag(store, name, version, {_KEY: key, _REASON: reason, DECISION: "kept the champion"})
+    tag_version(store, name, version, {_KEY: key, _REASON: reason[:5000], DECISION: "kept the champion"})
 
 
 def rollback(store: Store, name: str) -> tuple[str, str]:
@@ -214,11 +215,12 @@ def rollback(store: Store, name: str) -> tuple[str, str]:
         client().set_registered_model_alias(name, CHAMPION, previous)
         described = client().get_model_version(name, present).description or ""
         client().update_model_version(name, present, f"{described}\n\nrolled back to version {previous}".strip())
-    _tag(store, name, present, {DECISION: f"rolled back to version {previous}"})
+    tag_version(store, name, present, {DECISION: f"rolled back to version {previous}"})
     return present, previous
 
 
-def _tag(store: Store, name: str, version: str, tags: dict[str, str]) -> None:
+def tag_version(store: Store, name: str, version: str, tags: dict[str, str]) -> None:
+    """Tag a version; MLflow takes 5,000 characters a tag."""
     with mlflow_mistakes(store.uri):
         for key, value in tags.items():
-            client().set_model_version_tag(name, version, key, value[:5000])
+            once_more(partial(client().set_model_version_tag, name, version, key, value))

@@ -65,22 +65,21 @@ class Store:
         name = self.family or name
         if name not in self._experiments:
             with mlflow_mistakes(self.uri):
-                self._experiments[name] = once_more(lambda: _find_or_make(name, self.artifact_root))
+                self._experiments[name] = once_more(lambda: self._find_or_make(name))
         return self._experiments[name]
 
-
-def _find_or_make(name: str, artifact_root: str | None) -> str:
-    found = mlflow.get_experiment_by_name(name)
-    if found is not None and found.lifecycle_stage == "deleted":
-        raise TrackingError(
-            f"MLflow's experiment {name!r} was deleted; restore it with `mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}` "
-            f"(MLFLOW_TRACKING_URI={without_password(mlflow.get_tracking_uri())}), or give another name"
-        )
-    made = str(found.experiment_id if found else mlflow.create_experiment(name, artifact_root))
-    if found is None or _KIND not in found.tags:
-        client().set_experiment_tag(made, _KIND, _OURS)  # or it opens on a page for language models
-    return made
+    def _find_or_make(self, name: str) -> str:
+        found = mlflow.get_experiment_by_name(name)
+        if found is not None and found.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"MLflow's experiment {name!r} was deleted; restore it with `mlflow experiments restore "
+                f"--experiment-id {found.experiment_id}` "
+                f"(MLFLOW_TRACKING_URI={without_password(self.uri)}), or give another name"
+            )
+        made = str(found.experiment_id if found else mlflow.create_experiment(name, self.artifact_root))
+        if found is None or _KIND not in found.tags:
+            client().set_experiment_tag(made, _KIND, _OURS)  # or it opens on a page for language models
+        return made
 
 
 def once_more(write: Callable[[], T]) -> T:

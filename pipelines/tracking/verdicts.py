@@ -36,9 +36,8 @@ class Verdict:
 
 def write_verdict(store: Store, name: str, verdict: Verdict) -> None:
     """Write it down with its version; nothing else changes yet."""
-    with mlflow_mistakes(store.uri):
-        values = asdict(verdict) | {"reason": verdict.reason[:3000]}  # a tag has 5,000 characters
-        client().set_model_version_tag(name, verdict.version, _VERDICT, json.dumps(values, ensure_ascii=False))
+    values = asdict(verdict) | {"reason": verdict.reason[:3000]}  # a tag has 5,000 characters
+    registry.tag_version(store, name, verdict.version, {_VERDICT: json.dumps(values, ensure_ascii=False)})
 
 
 def carry_out(store: Store, name: str, verdict: Verdict) -> bool:
@@ -58,8 +57,7 @@ def carry_out(store: Store, name: str, verdict: Verdict) -> bool:
     elif present != verdict.version:
         registry.promote(store, name, verdict.version, verdict.request, verdict.reason)
     else:  # the alias was the last thing to be written
-        with mlflow_mistakes(store.uri):
-            client().set_model_version_tag(name, verdict.version, registry.DECISION, "promoted")
+        registry.tag_version(store, name, verdict.version, {registry.DECISION: "promoted"})
     return True
 
 

@@ -47,8 +47,9 @@ def experiment_of(folder: Path, images: int) -> Experiment:
             writer = csv.writer(file)
             writer.writerow(["image", "labels"])
             for number in range(count):
-                shown = np.flatnonzero(rng.random(CLASSES) < shares_C)
-                names = "|".join(f"class {i}" for i in shown)
+                shown_C = rng.random(CLASSES) < shares_C
+                shown_C[number:][:1] = True  # each class once: a step of training has as many of them in every size
+                names = "|".join(f"class {i}" for i in np.flatnonzero(shown_C))
                 writer.writerow([f"synthetic://v1/{number}?seed={len(split)}&size=64&objects=1-3", names])
     settings = {
         "name": "scale",
