@@ -11,6 +11,8 @@ from cprfl.data.readers.csv_table import CsvDataset
 
 Shown = dict[str, set[str]]
 
+HEAD = "image,labels\n"
+
 
 def put(folder: Path, files: Mapping[str, str | bytes]) -> None:
     for name, content in files.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import shutil
 from collections.abc import Sequence
@@ -13,74 +12,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
-from cprfl.data.checks import same_bytes
-from cprfl.data.feature_store.filling import StoreInProgress, StoreKey
-from cprfl.data.feature_store.shards import Features, write_shard
-from cprfl.data.files import write_record
-from cprfl.data.images import Reading, image_stamps
+from cprfl.data.images import Reading
 from cprfl.data.manifest import Manifest
 from cprfl.data.synthetic import SyntheticDataset
-from cprfl.experiment import Experiment, load
-from cprfl.preparation import PREPARED
-from cprfl.report.data_set.alike import alike, near_pairs, perceptual_hashes
 from cprfl.report.data_set.labels import label_facts
 from cprfl.report.data_set.page import write_page
 from cprfl.report.data_set.problems import problems
 from cprfl.report.data_set.report import DataReport, ImageFacts, Listed, Sized, data_report
 from cprfl.report.data_set.text import WIDTH, in_words
-from cprfl.report.findings import label_noise
-from cprfl.report.findings.label_noise import Suspect, confident_disagreement, out_of_fold_logits
+from cprfl.report.findings.label_noise import Suspect
 from pipelines.cli.data import data
+from tests.animals import CLASSES, experiment_at, manifest_of, photo
 
-CLASSES = ("cat", "dog", "fish", "snail", "newt")
 EVIL = "</script><script>alert('x')</script><img src=http://evil.example/x>"
-
-
-def photo(number: int, size: tuple[int, int] = (160, 120)) -> Image.Image:
-    """A picture of large soft shapes with some grain, as photographs have."""
-    rng = np.random.default_rng(number)
-    shapes = Image.fromarray(rng.integers(0, 256, size=(6, 8, 3), dtype=np.uint8)).resize(
-        size, Image.Resampling.BICUBIC
-    )
-    grain = np.asarray(shapes, dtype=np.int16) + rng.integers(-12, 13, size=(size[1], size[0], 3))
-    return Image.fromarray(np.clip(grain, 0, 255).astype(np.uint8))
-
-
-def manifest_of(folder: Path, rows: Sequence[tuple[str, str, str]], unknown: dict[str, str] | None = None) -> Manifest:
-    """Rows of an image's name, its split, and its labels separated by blanks."""
-    index = {name: label for label, name in enumerate(CLASSES)}
-    ids = tuple(name for name, _, _ in rows)
-    return Manifest(
-        CLASSES,
-        ids,
-        tuple(str(folder / name) for name in ids),
-        tuple(split for _, split, _ in rows),
-        tuple(tuple(sorted(index[label] for label in labels.split())) for _, _, labels in rows),
-        tuple((index[unknown[name]],) if name in unknown else () for name in ids) if unknown else (),
-    )
-
-
-def experiment_at(folder: Path, **more: object) -> Experiment:
-    path = folder / "e.yaml"
-    values = {
-        "name": "animals",
-        "data_root": str(folder),
-        "output_dir": str(folder / "outputs"),
-        "dataset": {"name": "csv", "splits": {"train": "train.csv", "test": "test.csv"}},
-        "encoder": {"name": "torchvision", "model": "squeezenet1_1", "pretrained": "random", "image_size": 64},
-        "text_encoder": {"name": "random", "dim": 16},
-        "model": {"name": "linear_probe"},
-        **more,
-    }
-    path.write_text(yaml.safe_dump(values))
-    return load(path)
 
 
 @pytest.fixture(scope="module")
@@ -186,60 +136,6 @@ def test_where_no_image_is_there_it_is_said_where_they_are(tmp_path: Path) -> No
     assert found.images is not None and found.images.smallest is None
 
 
-def test_copies_are_found_however_they_were_saved(tmp_path: Path) -> None:
-    originals = [photo(number, (200, 150)) for number in range(40)]
-    small = [np.asarray(image.resize((16, 16), Image.Resampling.BOX)) for image in originals]
-    for number, image in enumerate(originals):
-        image.resize((90, 60)).save(tmp_path / f"{number}.jpg", quality=50)
-        again = Image.open(tmp_path / f"{number}.jpg").convert("RGB")
-        small.append(np.asarray(again.resize((16, 16), Image.Resampling.BOX)))
-    assert near_pairs(np.stack(small)).tolist() == [[number, number + 40] for number in range(40)]
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(0, 12))
-def test_no_pair_within_reach_is_missed(seed: int, flips: int) -> None:
-    """Bands of the hashes find just the pairs that comparing all with all finds."""
-    rng = np.random.default_rng(seed)
-    base = rng.integers(0, 256, size=(30, 16, 16, 3), dtype=np.uint8)
-    noise = rng.integers(-flips, flips + 1, size=(90, 16, 16, 3))
-    small = np.clip(base[rng.integers(0, 30, size=90)].astype(np.int16) + noise, 0, 255).astype(np.uint8)
-    hashes = perceptual_hashes(small)
-    near = {
-        (i, j)
-        for i, j in itertools.combinations(range(90), 2)
-        if np.bitwise_count(hashes[i] ^ hashes[j]) <= 7
-        and np.abs(small[i].astype(int) - small[j].astype(int)).mean() <= 10
-    }
-    assert groups(len(small), near) == groups(len(small), {(int(i), int(j)) for i, j in near_pairs(small)})
-
-
-def groups(count: int, pairs: set[tuple[int, int]]) -> list[tuple[int, ...]]:
-    return [found.rows for found in alike(count, [], np.array(sorted(pairs), dtype=np.int64))]
-
-
-def test_a_thousand_copies_are_a_thousand_pairs() -> None:
-    rng = np.random.default_rng(0)
-    one, others = rng.integers(0, 256, size=(2, 3000, 16, 16, 3), dtype=np.uint8)
-    pairs = near_pairs(np.concatenate([np.repeat(one[:1], 3000, axis=0), others]))
-    assert len(pairs) == 2999
-
-
-def test_same_files_are_grouped_within_and_across_splits(tmp_path: Path) -> None:
-    for name, content in {
-        "a": b"x" * 9000,
-        "b": b"x" * 9000,
-        "c": b"y" + b"x" * 8999,
-        "d": b"x" * 9000,
-        "e": b"",
-    }.items():
-        (tmp_path / name).write_bytes(content)
-    manifest = manifest_of(tmp_path, [(name, "train" if name < "d" else "test", "") for name in "abcdef"])
-    found = same_bytes(manifest, image_stamps(manifest.uris))
-    assert found == [[0, 1, 3]]
-    assert [(group.rows, group.same_bytes) for group in alike(6, found, np.array([[3, 4]]))] == [((0, 1, 3, 4), False)]
-
-
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 30))
 def test_counts_are_those_made_by_hand(seed: int, count: int) -> None:
@@ -273,97 +169,6 @@ def test_counts_are_those_made_by_hand(seed: int, count: int) -> None:
     assert {pair.first for pair in facts.never_alone} == {
         found.name for found in facts.classes if found.images["train"] >= 3 and not found.alone
     }
-
-
-def made_features(seed: int, num_images: int = 300) -> tuple[np.ndarray, np.ndarray]:
-    """Features [n, 24] in which each of six classes has a direction of its own, and multi-hot targets."""
-    rng = np.random.default_rng(seed)
-    targets = (rng.random((num_images, 6)) < np.array([0.5, 0.3, 0.2, 0.1, 0.06, 0.04])).astype(np.float32)
-    return targets @ rng.normal(size=(6, 24)) * 2 + rng.normal(size=(num_images, 24)), targets
-
-
-def flip(targets: np.ndarray, seed: int, count: int) -> tuple[np.ndarray, set[tuple[int, int]]]:
-    """Targets with so many labels taken away and as many added, and where."""
-    rng, flipped = np.random.default_rng(seed), targets.copy()
-    given, absent = (np.argwhere(targets == value) for value in (1, 0))
-    places = np.concatenate(
-        [given[rng.choice(len(given), count, False)], absent[rng.choice(len(absent), count, False)]]
-    )
-    flipped[tuple(places.T)] = 1 - flipped[tuple(places.T)]
-    return flipped, {(int(row), int(label)) for row, label in places}
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_flipped_labels_are_the_first_suspects(seed: int) -> None:
-    features, targets = made_features(seed)
-    flipped, places = flip(targets, seed, 10)
-    margin = confident_disagreement(out_of_fold_logits(features, flipped), flipped)
-    order = np.argsort(-margin, axis=None)[:20]
-    first = {(int(row), int(label)) for row, label in zip(*np.unravel_index(order, margin.shape), strict=True)}
-    assert len(first & places) >= 14
-
-
-def test_of_many_images_some_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    features, targets = made_features(0, 2000)
-    flipped, places = flip(targets, 0, 10)
-    every = out_of_fold_logits(features, flipped)
-    monkeypatch.setattr(label_noise, "_ENOUGH", 200)
-    some = out_of_fold_logits(features, flipped)
-    assert np.abs(every.mean(axis=0) - some.mean(axis=0)).max() < 0.5  # negatives that were left out are made up for
-    order = np.argsort(-confident_disagreement(some, flipped), axis=None)[:20]
-    assert sum((int(at) // 6, int(at) % 6) in places for at in order) >= 14
-
-
-def test_nothing_is_said_of_what_is_unknown_or_hardly_seen() -> None:
-    features, targets = made_features(0)
-    unknown = np.random.default_rng(1).random(targets.shape) < 0.2
-    targets[unknown] = np.nan
-    targets[:, 5] = 0
-    targets[:4, 5] = 1
-    logits = out_of_fold_logits(features, targets)
-    margin = confident_disagreement(logits, targets)
-    assert np.isneginf(margin[unknown]).all()
-    assert np.isnan(logits[:, 5]).all() and np.isneginf(margin[:, 5]).all()
-    assert np.isfinite(margin).any()
-
-
-def with_features(folder: Path, manifest: Manifest, features: np.ndarray) -> Experiment:
-    """The experiment, as if it had been preprocessed: each image has one cell of these features."""
-    experiment = experiment_at(folder)
-    listed = tuple(zip(manifest.image_ids, manifest.uris, image_stamps(manifest.uris), strict=True))
-    key = StoreKey(listed, "encoder", 1)
-    target = StoreInProgress(experiment.feature_root, key, {"model": "test"})
-    for number, rows in enumerate(key.shards()):
-        grid = features[list(rows), None].astype("<f2")
-        image_ids = tuple(manifest.image_ids[row] for row in rows)
-        write_shard(target.folder, number, Features(image_ids, np.zeros(len(rows), np.int8), grid, grid[:, 0]), [])
-    write_record(experiment.folder / PREPARED, {"features": target.finish().folder.uri})
-    return experiment
-
-
-def test_features_that_are_there_are_found_and_tell_what_is_mislabelled(tmp_path: Path) -> None:
-    features, targets = made_features(0)
-    flipped, places = flip(targets, 0, 6)
-    for number in range(len(flipped)):
-        (tmp_path / f"{number}.png").write_bytes(b"%d" % number)
-    names = tuple("abcdef")
-    image_ids = tuple(f"{number}.png" for number in range(len(flipped)))
-    uris = tuple(str(tmp_path / image_id) for image_id in image_ids)
-    labels = tuple(tuple(np.flatnonzero(row).tolist()) for row in flipped)
-    manifest = Manifest(names, image_ids, uris, ("train",) * 250 + ("test",) * 50, labels)
-    experiment = with_features(tmp_path, manifest, features)
-    found = data_report(experiment, manifest, open_images=False).suspects
-    assert found is not None and {suspect.labelled for suspect in found} == {True, False}
-    assert [suspect.margin for suspect in found] == sorted((suspect.margin for suspect in found), reverse=True)
-    named = {(image_ids.index(suspect.image_id), names.index(suspect.class_name)) for suspect in found}
-    in_training = {place for place in places if place[0] < 250}
-    assert len(named & in_training) >= 0.8 * len(in_training) and len(named) <= 1.5 * len(in_training)
-    assert all(suspect.score < suspect.usual for suspect in found if suspect.labelled)
-
-    (tmp_path / "0.png").write_bytes(b"changed")
-    assert "changed since" in str(data_report(experiment, manifest, open_images=False).no_suspects)
-    shutil.rmtree(experiment.feature_root)
-    assert "cprfl preprocess" in str(data_report(experiment, manifest, open_images=False).no_suspects)
 
 
 def test_a_tower_that_moves_has_no_features(planted: tuple[Path, Manifest]) -> None:
