@@ -155,6 +155,9 @@ def test_mlflows_protocol_is_answered_as_mlflow_does(client: TestClient, champio
         ("/attention", picture(), "image/png", 422),
         ("/attention?class_name=none", picture(), "image/png", 422),
         ("/attention?class_name=red", picture(), "image/png", 404),
+        ("/attention?class_name=red&cells=9", picture(), "image/png", 422),
+        ("/predict?threshold=0.3", picture(), "image/png", 422),
+        ("/invocations?threshold=0.3", b"image\n", "text/csv", 422),
     ],
 )
 def test_what_cannot_be_scored_is_refused_with_the_reason(

@@ -7,11 +7,12 @@ import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -28,6 +29,16 @@ from pipelines.serving.reading import Reader
 
 _RETRY = "1"  # seconds
 _ABOUT = "Which labels an image carries: a probability of every class, and whether it reaches the class's threshold."
+
+
+class NoParameters(BaseModel, extra="forbid"):
+    """Of an address: what follows its `?` would change nothing, without a word."""
+
+
+class OfClass(BaseModel, extra="forbid"):
+    """Of an address that asks about a class."""
+
+    class_name: str
 
 
 def create_app(champion: Champion, limits: Limits, host: str = "127.0.0.1") -> FastAPI:
@@ -91,7 +102,7 @@ def _add_views(app: FastAPI, champion: Champion, metrics: Metrics, gate: Gate) -
 
 def _add_scoring(app: FastAPI, champion: Champion, limits: Limits, gate: Gate, reader: Reader) -> None:
     @app.post("/predict", summary="Score images", responses=REFUSALS, openapi_extra=SOME_IMAGES)
-    async def predict(request: Request) -> Prediction:
+    async def predict(request: Request, _: Annotated[NoParameters, Query()]) -> Prediction:
         """Send an image as it is, several as files of a form, or base64 of them in JSON."""
         with gate.entered(1), gate.holding() as hold:
             images, served = await images_in(request, limits, hold), champion.served
@@ -100,15 +111,15 @@ def _add_scoring(app: FastAPI, champion: Champion, limits: Limits, gate: Gate, r
 
     @app.post("/attention", summary="Where the model looks", responses=REFUSALS, openapi_extra=ONE_IMAGE,
               response_class=Response)  # fmt: skip
-    async def attention(request: Request, class_name: str) -> Response:
+    async def attention(request: Request, asked: Annotated[OfClass, Query()]) -> Response:
         """The image as JPEG, with the cells coloured by which the model decides about a class."""
         with gate.entered(1), gate.holding() as hold:
             images, served = await images_in(request, limits, hold), champion.served
-            drawn = await reader.looks(served.predictor, images[0], class_name)
+            drawn = await reader.looks(served.predictor, images[0], asked.class_name)
             return Response(drawn, media_type="image/jpeg")
 
     @app.post("/invocations", summary="Score images, as MLflow does", responses=REFUSALS, openapi_extra=INVOCATION)
-    async def invocations(request: Request) -> dict[str, Any]:
+    async def invocations(request: Request, _: Annotated[NoParameters, Query()]) -> dict[str, Any]:
         """MLflow's protocol: a table with a column named image, of base64, in JSON or CSV; probabilities come back."""
         with gate.entered(1), gate.holding() as hold:
             body, served = await read_body(request, limits, hold), champion.served
@@ -130,7 +141,8 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        reasons = [f"{each['loc'][-1]}: {each['msg']}" for each in error.errors()]
+        unknown = {"extra_forbidden": "no such parameter; /docs names what there is"}
+        reasons = [f"{each['loc'][-1]}: {unknown.get(each['type'], each['msg'])}" for each in error.errors()]
         return JSONResponse({"error": "; ".join(reasons)}, 422)
 
     @app.exception_handler(Exception)
