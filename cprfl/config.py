@@ -53,10 +53,17 @@ def read_yaml(path: Path, what: str) -> Any:
         raise ConfigError(f"{path}: {what} file not found")
     try:
         return yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: not YAML that can be read: its lists are nested without an end") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(not_yaml(path, error)) from None
+
+
+def not_yaml(source: object, error: yaml.YAMLError | UnicodeDecodeError | RecursionError) -> str:
+    """What keeps a text from being read as YAML, behind its name and the line."""
+    if isinstance(error, RecursionError):
+        return f"{source}: not YAML that can be read: it is nested too deeply"
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"{source}, line {error.problem_mark.line + 1}: not YAML: {error.problem}"
+    return f"{source}: not YAML: {' '.join(str(error).split())}"
 
 
 def _describe(cls: type[Config], detail: dict[str, Any]) -> str:
@@ -119,8 +126,8 @@ def read_override(cls: type[Config], override: str, before: Mapping[str, Any]) -
     else:
         try:
             value = _values(yaml.compose(text, Loader=yaml.SafeLoader), annotation, cls)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override}: not YAML: {' '.join(str(error).split())}") from None
+        except (yaml.YAMLError, RecursionError) as error:
+            raise ConfigError(not_yaml(f"--set {override}", error)) from None
     for key in reversed(keys):
         value = {key: value}
     changes: dict[str, Any] = value

@@ -10,7 +10,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cprfl.config import Config, read_override, read_settings
+from cprfl.config import Config, not_yaml, read_override, read_settings
 from cprfl.errors import ConfigError
 from cprfl.named_places import check_interpolations
 
@@ -52,11 +52,8 @@ def read(cls: type[Config], path: str | Path, overrides: Sequence[str] = ()) -> 
 def _read(cls: type[Config], path: Path) -> dict[str, Any]:
     try:
         found = read_settings(cls, path.read_text())
-    except yaml.MarkedYAMLError as error:
-        where = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{where}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(not_yaml(path, error)) from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     if not isinstance(found, dict):

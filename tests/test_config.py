@@ -111,7 +111,7 @@ def test_all_mistakes_come_in_one_list(small_config: Path) -> None:
         ("variants.x.first.train.epochs=1", "first.train.backbone: frozen trains no image tower"),
         ("first.variants={x: {seed: 1}}", "first.variants: an experiment that comes before has none"),
         ("model.name=coop", "model.name=coop learns through a text tower"),
-        ("train.lr=[1", "--set train.lr=[1: not YAML"),
+        ("train.lr=[1", "--set train.lr=[1, line 1: not YAML"),
         (
             "model={name: ensemble, members: [{name: cprfl, dmi: 3}]}",
             "model.members.[0].dmi: no such setting; did you mean 'dim'?",
@@ -131,6 +131,8 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     assert "nowhere.yaml: configuration file not found" in mistakes(tmp_path / "nowhere.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
     assert "broken.yaml, line 2: not YAML: expected" in mistakes(tmp_path / "broken.yaml")
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 3000)
+    assert "deep.yaml: not YAML that can be read: it is nested too deeply" in mistakes(tmp_path / "deep.yaml")
     (tmp_path / "list.yaml").write_text("- a\n")
     assert "expected settings as `key: value`" in mistakes(tmp_path / "list.yaml")
     (tmp_path / "empty.yaml").write_text("name: x\n")

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 import yaml
 
+from cprfl.config import not_yaml
 from cprfl.data.filesystems import is_remote
 from cprfl.data.readers.annotations import split_name
 from cprfl.data.readers.classes import clean_name
@@ -120,10 +121,8 @@ _DIGITS = 9  # of the index of a class
 def _compose(path: str) -> yaml.Node | None:
     try:
         return yaml.compose(read_text(path, "YOLO's data file"), Loader=yaml.SafeLoader)
-    except RecursionError:
-        raise DatasetError(f"{path}: YAML that is nested too deeply") from None
-    except yaml.YAMLError as error:
-        raise DatasetError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DatasetError(not_yaml(path, error)) from None
 
 
 def _mapping(path: str, node: yaml.Node | None) -> dict[str, yaml.Node]:
