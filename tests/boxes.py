@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from cprfl.data.manifest import Manifest
@@ -13,7 +14,7 @@ from cprfl.data.readers.discovery import Tree
 Files = dict[str, str | bytes]
 """Contents by path."""
 
-READERS = {
+READERS: dict[str, tuple[ModuleType, type[Any]]] = {
     "coco": (coco, coco.CocoDataset), "voc": (voc, voc.VocDataset),
     "yolo": (yolo, yolo.YoloDataset), "cvat": (cvat, cvat.CvatDataset),
 }  # fmt: skip

@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
@@ -113,12 +114,12 @@ def labelme(root: Path, labels: Labels) -> None:
     """labelme: a JSON beside each photograph."""
     _pictures(root, labels)
     for name, names in labels.items():
-        shapes = [
+        shapes: list[dict[str, Any]] = [
             {"label": label, "points": [[1, 1], [5, 5]], "shape_type": "rectangle", "flags": {}, "group_id": None}
             for label in names
         ]
-        described = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": name, "imageData": None,
-                     "imageHeight": 36, "imageWidth": 48}  # fmt: skip
+        described: dict[str, Any] = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": name,
+                                     "imageData": None, "imageHeight": 36, "imageWidth": 48}  # fmt: skip
         _write(root / f"{Path(name).stem}.json", json.dumps(described))
 
 

@@ -43,7 +43,8 @@ class FaultyProxy(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.target = target.removeprefix("http://")
         self.random = random.Random(seed)
-        self.rate, self.kinds, self.delay = 0.0, KINDS, 6.0
+        self.rate, self.delay = 0.0, 6.0
+        self.kinds: tuple[str, ...] = KINDS
         self.asked: Counter[str] = Counter()
         self.chosen: Callable[[str, str], str | None] | None = None
         self.outage_after: tuple[int, float] | None = None

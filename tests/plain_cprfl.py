@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cprfl.models.cprfl import CPRFL
+from cprfl.models.interaction import Block
 
 
 def plain_logits(model: CPRFL, features_BVD: Tensor) -> Tensor:
@@ -14,6 +15,7 @@ def plain_logits(model: CPRFL, features_BVD: Tensor) -> Tensor:
     cells_BVD = model.visual(features_BVD)
     tokens_BND = torch.cat([cells_BVD, prompts_CD.expand(len(features_BVD), -1, -1)], dim=1)
     for block in model.interaction.blocks:
+        assert isinstance(block, Block)
         batch, num_tokens, _ = tokens_BND.shape
         normed_BND = block.attention_norm(tokens_BND)
         query, key, value = (

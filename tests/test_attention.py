@@ -22,6 +22,7 @@ from cprfl.inference.predictor import Predictor
 from cprfl.inference.streaming import ScoredImage, stream_scores
 from cprfl.models import CPRFL, CSRA, HPDVAL, Ensemble, LinearProbe, Query2Label
 from cprfl.models.base import Method
+from cprfl.models.interaction import Block
 from cprfl.preparation import prepare
 from cprfl.recipe import train
 from tests.every_method import CLASSES, METHODS, Images, facts, text_tower
@@ -32,7 +33,7 @@ LOOKING = {name for name in METHODS if name.startswith(("cprfl", "csra", "query2
 def built(config: object) -> Method:
     torch.manual_seed(0)
     needs_tower = config.needs_text_tower  # type: ignore[attr-defined]
-    return config.build(facts(), text_tower() if needs_tower else None).eval()  # type: ignore[attr-defined,no-any-return]
+    return config.build(facts(), text_tower() if needs_tower else None).eval()  # type: ignore[attr-defined]
 
 
 @functools.cache
@@ -67,6 +68,7 @@ def test_a_prompt_weighs_the_cells_as_the_published_block_does(depth: int) -> No
         prompts_CD = method.prompts()
         tokens = torch.cat([method.visual(grid_BVD), prompts_CD.expand(len(grid_BVD), -1, -1)], dim=1)
         for block in method.interaction.blocks:
+            assert isinstance(block, Block)
             normed = block.attention_norm(tokens)
             query, key, value = (
                 layer(normed).view(len(tokens), -1, 2, 4).transpose(1, 2)
@@ -87,7 +89,9 @@ def test_weights_stay_shares_where_prompts_attend_to_prompts_alone() -> None:
     method, (grid_BVD, global_BE) = built(METHODS["cprfl"]), some_images()
     assert isinstance(method, CPRFL)
     with torch.no_grad():
-        method.interaction.blocks[0].to_query.weight *= 1e4
+        block = method.interaction.blocks[0]
+        assert isinstance(block, Block)
+        block.to_query.weight *= 1e4
         weights_BCV = method.attention(grid_BVD, global_BE)
     assert torch.allclose(weights_BCV.sum(dim=2), torch.ones(()), atol=1e-5)
 
@@ -105,8 +109,8 @@ def test_queries_weigh_the_cells_as_the_last_layer_does() -> None:
         query = (seen["query"] @ query_weight.T + query_bias).view(len(grid_BVD), CLASSES, 2, 8).transpose(1, 2)
         key = (seen["cells"] @ key_weight.T + key_bias).view(len(grid_BVD), -1, 2, 8).transpose(1, 2)
         expected = (query @ key.transpose(2, 3) / 8**0.5).softmax(dim=3).mean(dim=1)
-        method.eval()
-        assert torch.allclose(method.attention(grid_BVD, global_BE), expected, atol=1e-5)
+        found = method.eval().attention(grid_BVD, global_BE)
+        assert found is not None and torch.allclose(found, expected, atol=1e-5)
 
 
 def test_scores_pooled_by_the_weights_are_what_the_method_adds_up() -> None:
@@ -135,10 +139,14 @@ def test_an_ensemble_looks_where_the_members_look_that_count() -> None:
     ensemble = built(config)
     assert isinstance(ensemble, Ensemble)
     cprfl, _, csra = ensemble.members
+    assert isinstance(cprfl, CPRFL) and isinstance(csra, CSRA)
     with torch.inference_mode():
         ensemble.weight_M.copy_(torch.tensor([0.2, 5.0, 0.6]))
-        expected = (cprfl.attention(grid_BVD, global_BE) + 3 * csra.attention(grid_BVD, global_BE)) / 4
-        assert torch.allclose(ensemble.attention(grid_BVD, global_BE), expected, atol=1e-6)
+        of_csra = csra.attention(grid_BVD, global_BE)
+        assert of_csra is not None
+        expected = (cprfl.attention(grid_BVD, global_BE) + 3 * of_csra) / 4
+        found = ensemble.attention(grid_BVD, global_BE)
+        assert found is not None and torch.allclose(found, expected, atol=1e-6)
         ensemble.weight_M.copy_(torch.tensor([0.0, 1.0, 0.0]))
         assert ensemble.attention(grid_BVD, global_BE) is None
 

@@ -47,8 +47,8 @@ def images(count: int, times: int = 1) -> tuple[np.ndarray, Manifest]:
 
 def decisions(z: np.ndarray) -> Decisions:
     count = z.shape[1]
-    spread = (np.linspace(low, high, count) for low, high in ((0.5, 1.5), (-1, 1), (0.2, 0.7)))
-    return Decisions(names_of(count // 5), *spread)
+    slope_C, offset_C, threshold_C = (np.linspace(low, high, count) for low, high in ((0.5, 1.5), (-1, 1), (0.2, 0.7)))
+    return Decisions(names_of(count // 5), slope_C, offset_C, threshold_C)
 
 
 def chosen(probabilities_NC: np.ndarray, targets_NC: np.ndarray) -> list[float]:

@@ -156,8 +156,8 @@ def test_yolo_reads_back_what_is_written(written: Written, data: st.DataObject) 
     else:
         listing = "".join(f"- {name}\n" for name in names.values())
         mapping = "".join(f"  {n}: {name}\n" for n, name in names.items())
-        files["it.yaml"] = "".join(f"{split}: {json.dumps(entry)}\n" for split, entry in entries.items())
-        files["it.yaml"] += f"names:\n{listing if listed else mapping}"
+        splits = "".join(f"{split}: {json.dumps(entry)}\n" for split, entry in entries.items())
+        files["it.yaml"] = f"{splits}names:\n{listing if listed else mapping}"
     manifest = reads_back(written, files, "yolo", folders, data="it.data" if "it.data" in files else "it.yaml")
     assert manifest.class_names == written.classes
 

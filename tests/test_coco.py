@@ -193,18 +193,20 @@ def test_coco_agrees_with_pycocotools(shared: Path, capsys: pytest.CaptureFixtur
 def test_coco_s_layouts_are_found(tmp_path: Path) -> None:
     one = instances([(1, 2)], TWO, ["a.jpg"])
     layouts: dict[str, tuple[Files, dict[str, str]]] = {
-        "roboflow": ({f"{split}/_annotations.coco.json": one for split in ("train", "valid", "test")}
-                     | images("train/a.jpg", "valid/a.jpg", "test/a.jpg"),
+        "roboflow": (images("train/a.jpg", "valid/a.jpg", "test/a.jpg")
+                     | {f"{split}/_annotations.coco.json": one for split in ("train", "valid", "test")},
                      {"train": "train", "val": "valid", "test": "test"}),
-        "coco": ({"annotations/instances_train2017.json": one, "annotations/instances_val2017.json": one,
-                  "annotations/captions_train2017.json": one} | images("train2017/a.jpg", "val2017/a.jpg"),
+        "coco": (images("train2017/a.jpg", "val2017/a.jpg")
+                 | {"annotations/instances_train2017.json": one, "annotations/instances_val2017.json": one,
+                    "annotations/captions_train2017.json": one},
                  {"train": "train2017", "val": "val2017"}),
-        "fiftyone": ({"labels.json": one} | images("data/a.jpg"), {"train": "data"}),
-        "cvat": ({"annotations/instances_default.json": one} | images("images/a.jpg"), {"train": "images"}),
-        "label studio": ({"result.json": instances([(1, 1)], TWO, ["../../ls/upload/1/a.jpg"])}
-                         | images("images/a.jpg"), {"train": "images"}),
-        "more than one": ({"result.json": one, "result_test.json": instances([(1, 1)], TWO, ["b.jpg"])}
-                          | images("images/a.jpg", "images/b.jpg"), {"train": "images", "test": "images"}),
+        "fiftyone": (images("data/a.jpg") | {"labels.json": one}, {"train": "data"}),
+        "cvat": (images("images/a.jpg") | {"annotations/instances_default.json": one}, {"train": "images"}),
+        "label studio": (images("images/a.jpg")
+                         | {"result.json": instances([(1, 1)], TWO, ["../../ls/upload/1/a.jpg"])}, {"train": "images"}),
+        "more than one": (images("images/a.jpg", "images/b.jpg")
+                          | {"result.json": one, "result_test.json": instances([(1, 1)], TWO, ["b.jpg"])},
+                          {"train": "images", "test": "images"}),
     }  # fmt: skip
     for name, (files, folders) in layouts.items():
         root = put(tmp_path / name, files)

@@ -19,8 +19,8 @@ def judged(noise: float, champion_noise: float, worse_tail: float = 0.0, **rules
     base = rng.normal(size=targets.shape)
     new, old = targets + noise * base, targets + champion_noise * base
     new[:, 2] += worse_tail * rng.normal(size=300)
-    evaluations = [evaluate(scores, targets, NAMES, COUNTS, Groups(100, 20)) for scores in (new, old)]
-    return compare(*evaluations, new, old, targets, PromotionConfig.model_validate(rules))
+    challenger, champion = (evaluate(scores, targets, NAMES, COUNTS, Groups(100, 20)) for scores in (new, old))
+    return compare(challenger, champion, new, old, targets, PromotionConfig.model_validate(rules))
 
 
 def test_a_better_challenger_is_promoted_and_a_worse_one_is_not() -> None:

@@ -60,7 +60,7 @@ def lines_of_code(text: str) -> list[str]:
     left: set[int] = {number for number, line in enumerate(text.splitlines(), 1) if line.strip()}
     for node in ast.walk(tree):
         is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        if is_text or isinstance(node, ast.Import | ast.ImportFrom):
+        if isinstance(node, ast.stmt) and (is_text or isinstance(node, ast.Import | ast.ImportFrom)):
             left -= {*range(node.lineno, (node.end_lineno or node.lineno) + 1)}
     return [text.splitlines()[number - 1] for number in sorted(left)]
 

@@ -68,13 +68,13 @@ def test_the_two_gradient_paths_add_up_and_each_can_be_cut() -> None:
     for stop in ("none", "classifier", "interaction"):
         head = model(stop_gradient=stop)
         logits = head(features)
-        (gradients[stop],) = torch.autograd.grad(logits.square().sum(), [head.prompt[3].weight])
+        (gradients[stop],) = torch.autograd.grad(logits.square().sum(), [head.get_parameter("prompt.3.weight")])
     assert torch.allclose(gradients["none"], gradients["classifier"] + gradients["interaction"])
     assert all(float(gradient.abs().max()) > 0 for gradient in gradients.values())
 
 
 def test_tau_is_the_prompt_network_s_hidden_width() -> None:
-    assert model(tau=2.0).prompt[0].out_features == 48
+    assert len(model(tau=2.0).get_parameter("prompt.0.weight")) == 48
     assert isinstance(model(prompt_network="linear").prompt, torch.nn.Linear)
 
 

@@ -11,7 +11,7 @@ from cprfl.data.manifest import Manifest
 from cprfl.data.readers import cvat
 from cprfl.data.readers.discovery import Tree
 from cprfl.errors import DatasetError
-from tests.boxes import images, proposed, put, read, says
+from tests.boxes import Files, images, proposed, put, read, says
 
 SKELETON = '<skeleton label="person"><points label="nose" outside="0" points="1,2"/></skeleton>'
 LABELS = (
@@ -124,11 +124,11 @@ def test_cvat_s_layouts_are_found(tmp_path: Path) -> None:
     marked = shape("cat")
     one = put(tmp_path / "one", {"annotations.xml": file(image("in/a.jpg", marked)), **images("images/in/a.jpg")})
     assert says(proposed(one, "cvat")) == {"a.jpg": "cat"}
-    files = {f"{name}.xml": file(image(f"{name}.jpg", marked)) for name in ("train", "val", "test")}
-    several = put(tmp_path / "several", files | images(*(f"photos/{name}.jpg" for name in ("train", "val", "test"))))
+    files: Files = {f"{name}.xml": file(image(f"{name}.jpg", marked)) for name in ("train", "val", "test")}
+    several = put(tmp_path / "several", images(*(f"photos/{name}.jpg" for name in ("train", "val", "test"))) | files)
     assert proposed(several, "cvat").splits == ("train", "val", "test")
-    folders = {f"{name}/annotations.xml": file(image("a.jpg", marked)) for name in ("train", "test")}
-    apart = put(tmp_path / "apart", folders | images("train/images/a.jpg", "test/images/a.jpg"))
+    folders: Files = {f"{name}/annotations.xml": file(image("a.jpg", marked)) for name in ("train", "test")}
+    apart = put(tmp_path / "apart", images("train/images/a.jpg", "test/images/a.jpg") | folders)
     assert proposed(apart, "cvat").uris == (f"{apart}/train/images/a.jpg", f"{apart}/test/images/a.jpg")
     subsets = file(image("a.jpg", marked, "Train"), image("a.jpg", marked, "Test"))
     project = put(

@@ -82,14 +82,14 @@ def test_what_is_planted_is_found(report: DataReport) -> None:
     assert ids(report.contradictions) == [["03.png", "other.png"]]
     assert report.contradictions[0].contradictory == ("fish",)
     assert [image.image_id for image in report.missing] == ["lost.png"]
-    assert report.images is not None
+    assert report.images is not None and report.images.largest is not None
     assert [image.image_id for image in report.images.bad] == ["cut.png"]
     assert [image.image_id for image in report.images.one_colour] == ["dark.png", "grey.png"]  # which are no copies
     assert [found.image.image_id for found in report.images.elongated] == ["long.png"]
     assert [found.image.image_id for found in report.images.tiny] == ["tiny.png"]
     assert report.images.largest == Sized(
         Listed("large.png", report.images.largest.image.uri, "test", ("snail",)), 640, 480
-    )  # type: ignore[union-attr]
+    )
     assert report.suspects is None
     assert "cprfl preprocess" in str(report.no_suspects)
 

@@ -150,7 +150,7 @@ def test_an_image_with_two_rows_is_refused_or_its_labels_are_joined() -> None:
 
 def test_unknown_labels_are_nan_and_survive_the_file(tmp_path: Path) -> None:
     manifest = read("boat,dog", {"train": [Shot("a", "dog", unknown="boat"), Shot("b", "boat")]})
-    assert np.array_equal(manifest.targets(), [[np.nan, 1], [1, 0]], equal_nan=True)
+    assert np.array_equal(manifest.targets(), np.array([[np.nan, 1], [1, 0]]), equal_nan=True)
     manifest.write(tmp_path / "m.parquet")
     assert Manifest.read(tmp_path / "m.parquet").unknown == ((0,), ())
     known = read("boat,dog", {"train": [Shot("a", "dog"), Shot("b", "boat")]})

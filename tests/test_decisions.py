@@ -101,7 +101,7 @@ def test_ranks_stay_and_a_wanted_precision_or_recall_is_reached(
         assert (np.diff(probabilities[order, label]) >= 0).all()
     assert np.isfinite(found.threshold_C).all()
     chosen, shown, known = found.found(logits), targets > 0, ~np.isnan(targets)
-    for label in np.flatnonzero(shown.any(axis=0)):
+    for label in np.flatnonzero(shown.any(axis=0)).tolist():
         hits, named = (chosen & shown)[:, label].sum(), (chosen & known)[:, label].sum()
         if goal == "recall":
             assert hits >= wanted * shown[:, label].sum()

@@ -124,7 +124,7 @@ def test_a_typo_in_one_experiment_fails_its_first_stage_and_no_other(
     result = defs.resolve_job_def("wrong").execute_in_process(instance=instance, raise_on_error=False)
     assert result.get_failed_step_keys() == {"wrong__manifest"}
     (failure,) = [event for event in result.all_events if event.is_step_failure]
-    said = failure.step_failure_data.user_failure_data
+    said: Any = failure.step_failure_data.user_failure_data
     assert "train.epocs: no such setting; did you mean 'epochs'" in said.description
     assert said.metadata["config"].value == str(wrong)
     assert (

@@ -141,15 +141,23 @@ def test_readers_share_the_rows(
     assert torch.equal(everything.global_BE[at], rows.global_BE)
 
 
-def test_shuffling_follows_the_seed_and_readers_read_their_own_shards_only(tmp_path: Path) -> None:
+def test_shuffling_follows_the_seed_and_readers_read_their_own_shards_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = fill(str(tmp_path), key_of(100))
     orders = [all_rows(store.iter_batches(8, shuffle_seed=seed)).image_ids for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
     opened: list[set[int]] = []
     read = store.shard
     for rank in range(4):
-        opened.append(set())
-        store.shard = lambda number, seen=opened[-1]: seen.add(number) or read(number)  # type: ignore[method-assign]
+        seen = set[int]()
+        opened.append(seen)
+
+        def noted(number: int, seen: set[int] = seen) -> Features:
+            seen.add(number)
+            return read(number)
+
+        monkeypatch.setattr(store, "shard", noted)
         list(store.iter_batches(8, shuffle_seed=3, rank=rank, world_size=4))
     assert all(len(seen) <= 20 / 4 + 1 for seen in opened)
 
@@ -277,7 +285,9 @@ def test_other_programs_open_a_store(tmp_path: Path, program: str) -> None:
     elif program == "Polars":
         rows = pl.read_parquet(shards).rows()
     else:
-        rows = duckdb.sql(f"SELECT * FROM '{shards}' ORDER BY image_id, view").fetchall()
+        found = duckdb.sql(f"SELECT * FROM '{shards}' ORDER BY image_id, view")
+        assert found is not None
+        rows = found.fetchall()
     expected = [rows_of(key, shard) for shard in range(len(key.shards()))]
     assert [row[0] for row in rows] == [image_id for part in expected for image_id in part.image_ids]
     assert [row[1] for row in rows] == [view for part in expected for view in part.views.tolist()]

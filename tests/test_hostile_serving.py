@@ -62,9 +62,9 @@ def client(champion: Champion) -> Iterator[TestClient]:
         yield client
 
 
-def picture(*size: int) -> bytes:
+def picture(width: int = 8, height: int = 8) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", size or (8, 8)).save(file, "PNG")
+    Image.new("RGB", (width, height)).save(file, "PNG")
     return file.getvalue()
 
 

@@ -69,8 +69,9 @@ def test_the_released_scores_are_normalised_over_the_classes_and_alpha_weighs_th
     summary, cells, text = drawn(B, E).numpy(), drawn(B, V, E, seed=1).numpy(), drawn(C, E, seed=2).numpy()
     local = np.sort(cells @ text.T, axis=1)[:, -3:].mean(axis=1)
     expected = 0.3 * unit(local) + 0.7 * unit(summary @ text.T)
-    tensors = map(torch.from_numpy, (summary, cells, text, text))
-    assert np.allclose(released_scores(*tensors, 3, 0.3), expected, atol=1e-5)
+    words = torch.from_numpy(text)
+    found = released_scores(torch.from_numpy(summary), torch.from_numpy(cells), words, words, 3, 0.3)
+    assert np.allclose(found, expected, atol=1e-5)
 
 
 def test_alignment_scores_with_the_templates_and_prompts_begin_there_where_they_begin_as_the_phrase() -> None:
@@ -89,7 +90,7 @@ def test_alignment_scores_with_the_templates_and_prompts_begin_there_where_they_
 def test_semantic_consistency_is_of_the_global_prompt_or_as_released_of_the_local_one() -> None:
     for variant, consistent in (("paper", "global_prompts"), ("released", "local_prompts")):
         torch.manual_seed(0)
-        method = HPDVAL.Config(variant=variant, consistency=2.0).build(facts(), text_tower()).train()  # type: ignore[arg-type]
+        method = HPDVAL.Config(variant=variant, consistency=2.0).build(facts(), text_tower()).train()
         parts = method.losses(AsymmetricLoss(), torch.ones(B, C), drawn(B, V, E), drawn(B, E))
         learned = getattr(method, consistent).encoded().detach().numpy()
         template = unit(facts().text_embeddings_CM.numpy())

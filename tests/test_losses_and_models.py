@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,8 @@ def test_asymmetric_loss_is_finite_at_extreme_logits(dtype: torch.dtype, detach:
 
 
 def published_loss(case: str, counts: np.ndarray, num_images: int) -> nn.Module:
+    voc: dict[str, Any]
+    coco: dict[str, Any]
     voc, coco = {"neg_scale": 5.0, "map_gamma": 0.3}, {"neg_scale": 2.0, "map_gamma": 0.2}
     losses: dict[str, nn.Module] = {
         "db_focal_voc": DistributionBalancedLoss(counts, num_images, **voc, reduction="none"),

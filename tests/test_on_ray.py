@@ -149,7 +149,7 @@ def test_cpus_of_a_killed_training_are_given_back() -> None:
             ray.get(group.ready())
             return group.id.hex()
 
-    controller = Controller.remote()
+    controller = Controller.remote()  # type: ignore[attr-defined]
     taken = ray.get(controller.take.remote())
     waiting = placement_group([{"memory": 1}])  # as Tune's own groups: empty, and not abandoned
     ray.get(waiting.ready())

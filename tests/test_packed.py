@@ -6,6 +6,7 @@ import io
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -90,7 +91,12 @@ def test_threads_read_each_row_group_once_and_keep_little(tmp_path: Path, monkey
     uris = [parquet_uri(f"{tmp_path}/t.parquet", number, "image.bytes", "x") for number in range(60)]
     read: list[int] = []
     whole = packed._read_column
-    monkeypatch.setattr(packed, "_read_column", lambda *key: (read.append(key[2]), whole(*key))[1])
+
+    def noted(*key: Any) -> Any:
+        read.append(key[2])
+        return whole(*key)
+
+    monkeypatch.setattr(packed, "_read_column", noted)
     monkeypatch.setattr(packed, "_row_groups", packed._RowGroups(25_000))
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(read_packed, uris[:20])) == images[:20]

@@ -67,7 +67,7 @@ def test_a_challenger_moves_as_a_whole(challenger: Experiment) -> None:
 def test_whatever_interrupts_it_the_next_start_does_the_rest(
     challenger: Experiment, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, done = challenger.placed("").folder, []
+    home, done = challenger.placed("").folder, list[Any]()
 
     def killed_at(function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*words: Any, **named: Any) -> Any:

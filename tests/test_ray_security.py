@@ -37,22 +37,22 @@ def ray_processes() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
-def listening() -> set[tuple[str, str]]:
-    """Command line and address of whatever in our Ray takes connections, this process among it."""
-    found: set[tuple[str, str]] = set()
+def listening() -> list[tuple[str, str, int]]:
+    """Command line, address and port of whatever in our Ray takes connections, this process among it."""
+    found: list[tuple[str, str, int]] = []
     for process in [psutil.Process(), *ray_processes()]:
         try:
-            sockets = process.net_connections("inet")
+            sockets, line = process.net_connections("inet"), command_line(process)
         except psutil.Error:  # it ended just now
             continue
-        found |= {(command_line(process)[:60], each.laddr.ip) for each in sockets if each.status == "LISTEN"}
+        found += [(line, *each.laddr) for each in sockets if each.status == "LISTEN"]
     return found
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_everything_listens_on_the_loopback_interface(small_config: Path) -> None:
     """Also while it trains: the two workers of a training meet somewhere."""
-    seen: set[tuple[str, str]] = set()
+    seen: set[tuple[str, str, int]] = set()
 
     def look(stop: object) -> None:
         while not stop.wait(0.05):  # type: ignore[attr-defined]
@@ -60,8 +60,8 @@ def test_everything_listens_on_the_loopback_interface(small_config: Path) -> Non
 
     with in_background(look):
         train_stage(load(small_config, ["resources.num_workers=2", "train.epochs=20", "decisions.folds=0"]))
-    assert {"RayTrainWorker" in process for process, _ in seen} == {True, False}
-    assert {(process, address) for process, address in seen if address not in LOOPBACK} == set()
+    assert {"RayTrainWorker" in process for process, _, _ in seen} == {True, False}
+    assert {(process, address) for process, address, _ in seen if address not in LOOPBACK} == set()
 
 
 def answer(port: int, call: str, token: str | None) -> grpc.StatusCode:
@@ -73,18 +73,14 @@ def answer(port: int, call: str, token: str | None) -> grpc.StatusCode:
         try:
             ask(b"", timeout=10, metadata=[("authorization", f"Bearer {token}")] if token else None)
         except grpc.RpcError as error:
-            return error.code()  # type: ignore[no-any-return]
+            return error.code()
     return grpc.StatusCode.OK
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_without_the_token_nobody_is_let_in() -> None:
     ray.get(ray.remote(lambda: None).remote())  # a worker
-    ports = {
-        each.laddr.port: command_line(process)
-        for process in [psutil.Process(), *ray_processes()]
-        for each in process.net_connections("inet") if each.status == "LISTEN"
-    }  # fmt: skip
+    ports = {port: process for process, _, port in listening()}
     refused = set()
     for port in ports:
         for call_ in CALLS:

@@ -78,7 +78,7 @@ def scores(champion: Champion, content: bytes) -> dict[str, float]:
 
 
 def answered(image: dict[str, object]) -> dict[str, float]:
-    return {each["name"]: each["probability"] for each in image["classes"]}  # type: ignore[index,attr-defined]
+    return {each["name"]: each["probability"] for each in image["classes"]}  # type: ignore[attr-defined]
 
 
 def test_an_image_is_answered_with_the_predictors_scores_however_it_is_sent(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_every_reader_reads_from_every_storage(root: str, png: bytes) -> None:
     }
     xml = "<annotation><object><name>dog</name></object></annotation>"
     absolute = join(root, "photos/a.png")
-    readers: dict[str, tuple[type, dict[str, object]]] = {
+    readers: dict[str, tuple[type[Any], dict[str, Any]]] = {
         "csv": (CsvDataset, {"splits": {"train": put(root, "t.csv", "image,labels\nphotos/a.png,dog\n")}}),
         "csv with URIs": (CsvDataset, {"splits": {"train": put(root, "u.csv", f"image,labels\n{absolute},dog\n")}}),
         "list files": (

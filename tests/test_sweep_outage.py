@@ -50,7 +50,13 @@ def test_a_server_that_is_away_in_mid_sweep_gets_everything_when_it_is_back(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    away, moment = threading.Thread(target=lambda: (time.sleep(SECONDS), server.start())), iter(range(1000))
+    moment = iter(range(1000))
+
+    def come_back() -> None:
+        time.sleep(SECONDS)
+        server.start()
+
+    away = threading.Thread(target=come_back)
 
     def step() -> None:
         if next(moment) == 9:  # in the second trial

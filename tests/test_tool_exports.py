@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ JSON = st.recursive(
 )
 
 
-def changed(draw: st.DrawFn, value: Any) -> Any:
+def changed(draw: Callable[[st.SearchStrategy[Any]], Any], value: Any) -> Any:
     """A JSON value with another value somewhere in it."""
     if not isinstance(value, dict | list) or not value or draw(st.integers(0, 3)) == 0:
         return draw(JSON)

@@ -27,7 +27,7 @@ from cprfl.training.ema import Ema
 from cprfl.training.loop import EpochEnd, Worker, fit, score
 from cprfl.training.objective import Objective, split_kept_state
 from cprfl.training.optimizer import adamw
-from cprfl.training.sources import LabelledBatch
+from cprfl.training.sources import InOrder, LabelledBatch
 from tests.helpers import facts_of
 
 CPU = Worker(torch.device("cpu"))
@@ -47,7 +47,9 @@ class InMemory:
         order = torch.randperm(self.num_images, generator=torch.Generator().manual_seed(seed))
         yield from self._rows(order[rank::world_size].split(batch_size))
 
-    def in_order(self, batch_size: int, rank: int = 0, world_size: int = 1) -> Iterator[LabelledBatch]:
+    def in_order(
+        self, batch_size: int, rank: int = 0, world_size: int = 1, views: InOrder = "scored"
+    ) -> Iterator[LabelledBatch]:
         yield from self._rows(torch.arange(self.num_images).flip(0)[rank::world_size].split(batch_size))
 
     def _rows(self, parts: Sequence[torch.Tensor]) -> Iterator[LabelledBatch]:

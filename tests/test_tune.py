@@ -113,13 +113,14 @@ def test_mistakes_are_found_before_anything_starts(small_config: Path, tmp_path:
     assert "loss.gama_neg: no such setting; did you mean" in message or "did you mean 'gamma_neg'" in message
     assert "space.model.dropout, value 1.5" in message
     assert "space.encoder.views: trials share one data set" in message
-    for values, wrong in [
+    mistakes: list[tuple[dict[str, Any], str]] = [
         ({"space": {"train.lr": {"log": [0, 1]}}}, "above 0 for log"),
         ({"space": {"train.lr": {"log": [1, 2], "choice": [1]}}}, "exactly one"),
         ({"metric": "test/mAP"}, "metric"),
         ({"scheduler": "pbt", "space": {"model.tau": {"choice": [0.5, 1.0]}}}, "space.model.tau cannot change then"),
         ({"trails": 3}, "did you mean 'trials'"),
-    ]:
+    ]
+    for values, wrong in mistakes:
         with pytest.raises(ConfigError, match=wrong):
             load_sweep(sweep_file(tmp_path / "s.yaml", **values), small_config, [])
     space = {"model.dim": {"uniform": [64, 256]}, "model.dropout": {"uniform": [0.1, 0.2]}}
@@ -227,8 +228,10 @@ def test_a_trial_whose_process_is_killed_is_started_again(
     class Killing(follow.FollowTrials):
         """Kills the process of the first trial after its second epoch."""
 
-        def on_trial_result(self, *args: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-            super().on_trial_result(*args, trial=trial, result=result, **info)
+        def on_trial_result(
+            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+        ) -> None:
+            super().on_trial_result(iteration, trials, trial, result, **info)
             if result["epoch"] == 2 and not killed:
                 killed.append(result["pid"])
                 os.kill(result["pid"], signal.SIGKILL)

@@ -33,7 +33,7 @@ def store(tmp_path: Path, database: Path) -> Store:
 @contextmanager
 def both_have_looked(row: type[Any]) -> Iterator[None]:
     """Nobody adds a row of this kind before two have found none."""
-    barrier, waited = threading.Barrier(2), []
+    barrier, waited = threading.Barrier(2), list[type]()
 
     def wait(session: Session, *_: Any) -> None:
         if len(waited) < 2 and any(isinstance(new, row) for new in session.new):

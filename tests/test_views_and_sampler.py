@@ -229,7 +229,7 @@ def test_a_prediction_is_what_the_evaluation_says_with_five_crops_too(small_conf
     facts = Facts.of_data(
         training, prepared.text.embeddings_CM, prepared.store.grid_shape[1], prepared.store.global_dim
     )
-    objective = Objective(experiment.model.build(facts), torch.nn.Identity(), experiment.train)  # type: ignore[arg-type]
+    objective = Objective(experiment.model.build(facts), torch.nn.Identity(), experiment.train)
     info = CheckpointInfo(
         experiment.model_dump(mode="json"), "key", list(facts.class_names), prepared.encoder_fingerprint, "text", 1, {},
         holds_tower=False,

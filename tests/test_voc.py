@@ -84,7 +84,8 @@ def test_voc_says_which_classes_the_files_have(tmp_path: Path) -> None:
     ) as caught:
         read(voc.VocDataset, tmp_path, splits=splits)
     assert caught.value.settings == {"classes": None}
-    for nothing in (None, []):
+    nothings: tuple[list[str] | None, ...] = (None, [])
+    for nothing in nothings:
         assert read_voc(tmp_path, classes=nothing).class_names == ("cat", "plate", "screw")
     assert says(read_voc(tmp_path, classes=["Plate", "SCREW", "cat"], ignore_case=True)) == {
         "a.jpg": "Plate,cat",
@@ -160,14 +161,14 @@ LAYOUTS: dict[str, tuple[Files, tuple[str, ...]]] = {
     "VOC2012": ({f"Annotations/{name}.xml": CAT for name in "ab"} | images("JPEGImages/a.jpg", "JPEGImages/b.jpg")
                 | {"ImageSets/Main/train.txt": "a", "ImageSets/Main/val.txt": "b"},
                 ("train", "val")),
-    "roboflow": ({"train/a.xml": CAT, "valid/b.xml": DOG, "test/c.xml": CAT}
-                 | images("train/a.jpg", "valid/b.jpg", "test/c.jpg"), ("train", "val", "test")),
-    "labelimg": ({"a.xml": CAT, "b.xml": DOG} | images("a.jpg", "b.JPG"), ("train", "train")),
-    "kaggle": ({"annotations/a.xml": CAT, "annotations/b.xml": DOG} | images("images/a.png", "images/b.png"),
+    "roboflow": (images("train/a.jpg", "valid/b.jpg", "test/c.jpg")
+                 | {"train/a.xml": CAT, "valid/b.xml": DOG, "test/c.xml": CAT}, ("train", "val", "test")),
+    "labelimg": (images("a.jpg", "b.JPG") | {"a.xml": CAT, "b.xml": DOG}, ("train", "train")),
+    "kaggle": (images("images/a.png", "images/b.png") | {"annotations/a.xml": CAT, "annotations/b.xml": DOG},
                ("train", "train")),
-    "by split": ({"labels/train/a.xml": CAT, "labels/test/b.xml": DOG}
-                 | images("photos/train/a.png", "photos/test/b.png"), ("train", "test")),
-    "cvat": ({"Annotations/my 1.xml": CAT, "ImageSets/Main/default.txt": "my 1"} | images("JPEGImages/my 1.jpg"),
+    "by split": (images("photos/train/a.png", "photos/test/b.png")
+                 | {"labels/train/a.xml": CAT, "labels/test/b.xml": DOG}, ("train", "test")),
+    "cvat": (images("JPEGImages/my 1.jpg") | {"Annotations/my 1.xml": CAT, "ImageSets/Main/default.txt": "my 1"},
              ("train",)),
 }  # fmt: skip
 

@@ -196,7 +196,7 @@ def test_yolo_s_layouts_are_found(tmp_path: Path, layout: str) -> None:
 
 
 def test_darknet_names_what_is_wrong(tmp_path: Path) -> None:
-    files: Files = {"obj.names": "cat\ndog\n", "train.txt": "a.jpg", "a.txt": CAT} | images("a.jpg")
+    files: Files = images("a.jpg") | {"obj.names": "cat\ndog\n", "train.txt": "a.jpg", "a.txt": CAT}
     for data, message in {
         "train = train.txt": "obj.data: no `names = FILE`",
         "train = train.txt\nnames": "obj.data, line 2: expected `key = value`, each key once, got 'names'",
@@ -204,7 +204,7 @@ def test_darknet_names_what_is_wrong(tmp_path: Path) -> None:
         "names = x.names": "obj.data: 'x.names' not found",
     }.items():
         with pytest.raises(DatasetError, match=message):
-            read_yolo(tmp_path, {"obj.data": data} | files)
+            read_yolo(tmp_path, {"obj.data": data, **files})
     with pytest.raises(DatasetError, match="obj.names, line 2: empty; a class's name is expected, one a line"):
         read_yolo(tmp_path, {"obj.names": "cat\n\ndog", "a.jpg": b""}, splits={"train": "a.jpg"})
 
@@ -212,7 +212,7 @@ def test_darknet_names_what_is_wrong(tmp_path: Path) -> None:
 def test_what_is_no_yolo_is_not_proposed(tmp_path: Path) -> None:
     put(tmp_path, {"exp.yaml": "name: x\ndataset: {name: csv}", "broken.yaml": "[", "classes.txt": "cat\ndog"})
     put(tmp_path, {"captions/classes.txt": "a\nb", "captions/a.txt": "a photo of a cat", "x.data": b"\0\xff"})
-    put(tmp_path, {"names.yaml": "names: [a]\ntrain: images"} | images("images/a.jpg", "captions/a.jpg"))
+    put(tmp_path, images("images/a.jpg", "captions/a.jpg") | {"names.yaml": "names: [a]\ntrain: images"})
     assert yolo.discover(Tree.of(tmp_path)) == []
 
 

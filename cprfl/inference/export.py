@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 import torch
 from PIL import Image
 from torch import Tensor, nn

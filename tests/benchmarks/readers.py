@@ -7,18 +7,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cprfl.data.readers.base import DatasetConfig
 from cprfl.data.readers.coco import CocoDataset
 from cprfl.data.readers.csv_table import CsvDataset
 
 ROWS = 1_000_000
 
 
-def coco(path: Path) -> DatasetConfig:
+def coco(path: Path) -> CocoDataset:
     """118,000 images, 860,000 boxes with small polygons."""
     rng = np.random.default_rng(0)
     images = [{"id": 3 * n + 7, "file_name": f"{n:012d}.jpg", "width": 640, "height": 480} for n in range(118_000)]
@@ -35,7 +36,7 @@ def coco(path: Path) -> DatasetConfig:
     return CocoDataset.model_validate({"splits": {"train": {"annotations": str(path), "images": "nowhere"}}})
 
 
-def names_in_a_cell(path: Path) -> DatasetConfig:
+def names_in_a_cell(path: Path) -> CsvDataset:
     """A million rows, three names in each."""
     rng = np.random.default_rng(0)
     with path.open("w") as file:
@@ -45,7 +46,7 @@ def names_in_a_cell(path: Path) -> DatasetConfig:
     return CsvDataset(splits={"train": str(path)})
 
 
-def columns(path: Path) -> DatasetConfig:
+def columns(path: Path) -> CsvDataset:
     """A million rows of twenty 0/1 columns."""
     shown = (np.random.default_rng(0).random((ROWS, 20)) < 0.1).astype(int)
     with path.open("w") as file:
@@ -55,13 +56,18 @@ def columns(path: Path) -> DatasetConfig:
     return CsvDataset(splits={"train": str(path)})
 
 
-WRITERS = {"coco.json": coco, "names.csv": names_in_a_cell, "columns.csv": columns}
+WRITERS: dict[str, Callable[[Path], CocoDataset | CsvDataset]] = {
+    "coco.json": coco,
+    "names.csv": names_in_a_cell,
+    "columns.csv": columns,
+}
 
 
 def main() -> None:
     """Write each file, and read it in a process of its own, whose peak memory is then the reader's."""
     if len(sys.argv) > 1:
-        dataset = {"coco": CocoDataset, "csv": CsvDataset}[sys.argv[1]].model_validate_json(sys.argv[2])
+        kinds: dict[str, type[Any]] = {"coco": CocoDataset, "csv": CsvDataset}
+        dataset = kinds[sys.argv[1]].model_validate_json(sys.argv[2])
         start = time.perf_counter()
         images = len(dataset.read())
         status = Path("/proc/self/status").read_text()  # ru_maxrss would be the parent's, if that is larger

@@ -83,9 +83,9 @@ def _pages(output_dir: str, experiment_id: str) -> str:
         wait_for(lambda: _answers(address))
         runs = {"experiment_ids": [experiment_id], "max_results": 100, "order_by": ["attributes.start_time DESC"],
                 "run_view_type": "ACTIVE_ONLY"}  # fmt: skip
-        lines, token = [], None
+        lines, token = list[str](), None
         for page in range(1, 4):
-            more = {"page_token": token} if token else {}
+            more: dict[str, str] = {"page_token": token} if token else {}
             seconds, answer = _timed(f"{address}/ajax-api/2.0/mlflow/runs/search", {**runs, **more})
             token = answer.get("next_page_token")
             lines.append(f"runs/search, page {page} of 100 runs: {seconds}, {len(json.dumps(answer)) / 1024:.0f} KiB")
