@@ -74,17 +74,15 @@ def _train(
         trainer = torch_trainer(experiment, part, None, scaled, str(folder.parent), folder.name, callbacks)
         return fit_trainer(trainer, folder).metrics or {}
 
-    told: list[int] = []
-
     def tell(epoch: Epoch) -> None:
-        told.append(epoch.number)
         if report is not None:
             report({**epoch.metrics, "epoch": epoch.number})
 
-    last = load_info(train_in(folder, experiment, part, tell))
-    if report is not None and not told:  # it was killed before anybody heard of the last epoch
+    saved = sorted(folder.glob("epoch-*"))
+    if report is not None and saved:  # that process may have been lost before anybody heard of what it saved last
+        last = load_info(saved[-1])
         report({**last.metrics, "epoch": last.epoch})
-    return last.metrics
+    return load_info(train_in(folder, experiment, part, tell)).metrics
 
 
 def _train_on_folds(experiment: Experiment, parts: list[Prepared], sweep: SweepConfig, folder: Path) -> None:
