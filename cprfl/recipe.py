@@ -93,19 +93,16 @@ def train_in(
     Returns:
         The best one, which is the latest unless validation selects.
     """
-    checkpoints = sorted(folder.glob("epoch-*"))
 
     def keep(epoch: Epoch) -> None:
         on_epoch_end(epoch)  # first: an epoch that is told twice is better than one that nobody heard of
         aside = folder / f".{uuid.uuid4().hex}"
         epoch.save(aside)
         aside.rename(folder / f"epoch-{epoch.number:06d}")
-        for old in set(folder.glob("epoch-*")) - {_best(experiment, folder), _latest(folder)}:
+        for old in set(folder.glob("epoch-*")) - {_best(experiment, folder), latest_in(folder)}:
             remove_at_once(old)
 
-    run_training(
-        experiment, prepared, local_worker(experiment.resources), keep, resume=checkpoints[-1] if checkpoints else None
-    )
+    run_training(experiment, prepared, local_worker(experiment.resources), keep, resume=latest_in(folder))
     return _best(experiment, folder)
 
 
@@ -161,8 +158,9 @@ def _best(experiment: Experiment, folder: Path) -> Path:
     return max(sorted(folder.glob("epoch-*"), reverse=True), key=found)  # the later of two equal ones, as Ray keeps
 
 
-def _latest(folder: Path) -> Path:
-    return max(folder.glob("epoch-*"))
+def latest_in(folder: Path) -> Path | None:
+    """The latest checkpoint that `train_in` has left in a folder, from which it goes on."""
+    return max(folder.glob("epoch-*"), default=None)
 
 
 def run_training(

@@ -11,12 +11,9 @@ from cprfl.data.readers.labelme import LabelmeDataset
 from cprfl.data.readers.labelstudio import LabelStudioDataset
 
 
-def shape(label: Any) -> dict[str, Any]:
-    return {"label": label, "points": [[1, 1], [2, 2]], "shape_type": "rectangle", "flags": {"occluded": True}}
-
-
 def document(image: str, labels: Sequence[Any], **changes: Any) -> dict[str, Any]:
-    shapes = [shape(label) for label in labels]
+    drawn = {"points": [[1, 1], [2, 2]], "shape_type": "rectangle", "flags": {"occluded": True}}
+    shapes = [{"label": label, **drawn} for label in labels]
     return {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": image, "imageData": None} | changes
 
 

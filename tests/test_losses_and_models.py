@@ -55,9 +55,8 @@ def test_asymmetric_loss_is_finite_at_extreme_logits(dtype: torch.dtype, detach:
 
 
 def published_loss(case: str, counts: np.ndarray, num_images: int) -> nn.Module:
-    voc: dict[str, Any]
-    coco: dict[str, Any]
-    voc, coco = {"neg_scale": 5.0, "map_gamma": 0.3}, {"neg_scale": 2.0, "map_gamma": 0.2}
+    voc: dict[str, Any] = {"neg_scale": 5.0, "map_gamma": 0.3}
+    coco: dict[str, Any] = {"neg_scale": 2.0, "map_gamma": 0.2}
     losses: dict[str, nn.Module] = {
         "db_focal_voc": DistributionBalancedLoss(counts, num_images, **voc, reduction="none"),
         "db_focal_coco": DistributionBalancedLoss(counts, num_images, **coco, reduction="none"),

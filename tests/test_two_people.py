@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,21 +50,9 @@ def both_have_looked(row: type[Any]) -> Iterator[None]:
 
 
 def by_both(write: Callable[[int], Any]) -> list[Any]:
-    """What it gives to each of two, or raises."""
-    given: list[Any] = [None, None]
-
-    def one(number: int) -> None:
-        try:
-            given[number] = write(number)
-        except Exception as error:  # which a thread would only print
-            given[number] = error
-
-    people = [threading.Thread(target=one, args=(number,)) for number in range(2)]
-    for person in people:
-        person.start()
-    for person in people:
-        person.join()
-    return given
+    """What it gives to each of two."""
+    with ThreadPoolExecutor(2) as people:
+        return list(people.map(write, range(2)))
 
 
 @pytest.mark.parametrize("row", [SqlExperiment, SqlExperimentTag])

@@ -17,7 +17,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from cprfl.environment import mendable
 from cprfl.experiment import Experiment
 from cprfl.preparation import Prepared, read_prepared
-from cprfl.recipe import Epoch, local_worker, run_training, train_in
+from cprfl.recipe import Epoch, latest_in, local_worker, run_training, train_in
 from cprfl.training.checkpoint import load_info
 from pipelines.cluster.resources import scaling
 from pipelines.cluster.trainer import fit_trainer, torch_trainer
@@ -78,9 +78,9 @@ def _train(
         if report is not None:
             report({**epoch.metrics, "epoch": epoch.number})
 
-    saved = sorted(folder.glob("epoch-*"))
-    if report is not None and saved:  # that process may have been lost before anybody heard of what it saved last
-        last = load_info(saved[-1])
+    saved = latest_in(folder)
+    if report is not None and saved is not None:  # by a process that was lost, maybe before anybody heard of it
+        last = load_info(saved)
         report({**last.metrics, "epoch": last.epoch})
     return load_info(train_in(folder, experiment, part, tell)).metrics
 
